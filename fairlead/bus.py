@@ -1,0 +1,132 @@
+"""The bus, as the services see it: typed requests, events and buckets of state.
+
+Two implementations pass the same suite: `bus_nats` (NATS with JetStream) and `bus_memory` (tests, simulation). Nothing here blocks
+on the hub: a bus that is away makes requests fail with Unavailable and watches pause; both resume by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from fairlead.schema.base import BucketSpec, Message, NodeName, Row, Topic
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R", bound=Message)
+V = TypeVar("V", bound=Row)
+
+Handler = Callable[[M], Awaitable[R]]
+"""Turns a message into its reply; raises FairleadError for what the sender must hear."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One topic and who handles it; `node` for per-node topics."""
+
+    topic: Topic[Any, Any]
+    handler: Handler[Any, Any]
+    node: NodeName | None = None
+
+
+def route(topic: Topic[M, R], handler: Handler[M, R], node: NodeName | None = None) -> Route:
+    """Return the route, with the types of topic and handler checked against each other."""
+    return Route(topic, handler, node)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(Generic[V]):
+    """A row of the bucket has this value now."""
+
+    key: str
+    row: V
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The owner has removed this row on purpose."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The watch begins anew: what follows until `Synced` is a complete listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The listing is over. `complete` tells that the owner vouches for it (its marker is there); a bucket being rebuilt is not."""
+
+    complete: bool
+
+
+BucketEvent = Changed[V] | Deleted | Restarted | Synced
+
+
+class Bucket(Protocol[V]):
+    """A table of rows on the bus, written by one owner."""
+
+    async def put(self, key: str, row: V) -> None:
+        """Set the row. Raises Unavailable when the hub does not confirm."""
+
+    async def get(self, key: str) -> V | None:
+        """Return the row, or None. Raises Unavailable."""
+
+    async def delete(self, key: str) -> None:
+        """Remove the row; watchers see Deleted. Raises Unavailable."""
+
+    async def rows(self) -> dict[str, V]:
+        """Return every row. Raises Unavailable."""
+
+    async def ensure(self) -> bool:
+        """Create the bucket if it does not exist; True when it had to be created. Raises Unavailable."""
+
+    async def mark_complete(self, revision: int) -> None:
+        """Vouch that the bucket holds everything as of `revision`."""
+
+    def watch(self, keys: Sequence[str] | None = None) -> AsyncIterator[BucketEvent[V]]:
+        """Yield Restarted, the rows, Synced, then every change, without end; all keys, or just those named.
+
+        Survives loss of the connection, of the hub and of the bucket itself: each time it begins again with Restarted.
+        """
+
+
+class Bus(Protocol):
+    """A connection to the bus."""
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether the nearest server answers now."""
+
+    async def publish(self, topic: Topic[M, Any], message: M, *, node: NodeName | None = None) -> None:
+        """Send and forget; for `evt` topics wait until JetStream has it. Raises Unavailable."""
+
+    async def request(
+        self, topic: Topic[M, R], message: M, *, node: NodeName | None = None, timeout_s: float = 5.0
+    ) -> R:
+        """Ask, and return the reply. Raises what the handler raised, or Unavailable when nobody answers in time."""
+
+    async def gather(
+        self, topic: Topic[M, R], message: M, *, node: NodeName | None = None, wait_s: float = 0.5
+    ) -> list[R]:
+        """Ask everybody, and return the replies of the next `wait_s` seconds."""
+
+    async def serve(self, service: str, routes: Sequence[Route], *, shared: bool = True) -> None:
+        """Answer requests: `cmd` and `get` topics as a discoverable NATS micro service, `evt` topics from JetStream.
+
+        `shared` makes replicas share the work (queue group); otherwise every process answers. Malformed requests get an error
+        reply; events that cannot be used go to `fairlead.dead.<service>`, and are acknowledged. Events whose handler raises
+        Unavailable are delivered again.
+        """
+
+    async def follow(
+        self, topic: Topic[M, Any], handler: Callable[[M], Awaitable[None]], *, node: NodeName | None = None
+    ) -> None:
+        """Call `handler` with every message published from now on; a per-node topic without `node` means all nodes. Lossy."""
+
+    def bucket(self, spec: BucketSpec[V]) -> Bucket[V]:
+        """Return the bucket; nothing is sent before it is used."""
+
+    async def close(self) -> None:
+        """Finish what is being handled, and disconnect."""

@@ -1,0 +1,246 @@
+"""What stands in the kernel of one node, what was asked for, and what the packets did."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from fairlead.address import Address
+from fairlead.schema.base import (
+    BucketSpec,
+    Empty,
+    EndpointIdField,
+    IdentityIdField,
+    Labels,
+    Message,
+    Name,
+    NodeNameField,
+    Row,
+    Seconds,
+    Topic,
+)
+from fairlead.schema.identity import UNKNOWN
+
+
+class EndpointState(StrEnum):
+    """How far an endpoint has come; only `ready` passes packets."""
+
+    WAITING_FOR_IDENTITY = "waiting-for-identity"
+    WAITING_FOR_POLICY = "waiting-for-policy"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class AttachEndpoint(Message, frozen=True, kw_only=True):
+    """Connect a network namespace of this node. The same name again returns what stands; changed labels relabel it."""
+
+    name: Name
+    netns: Annotated[str, Meta(min_length=1, max_length=4096)]
+    """Path of the network namespace, for instance /run/netns/web or /proc/123/ns/net."""
+    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=2)]
+    labels: Labels = ()
+    interface: Annotated[str, Meta(min_length=1, max_length=15, pattern=r"^[A-Za-z0-9_.-]+$")] = "eth0"
+    mtu_bytes: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """0: the MTU of the node's uplink."""
+    wait_s: Seconds = 0
+    """How long to wait for `ready` before answering with the state reached."""
+
+
+class DetachEndpoint(Message, frozen=True, kw_only=True):
+    """Remove the endpoint and all that belongs to it; one that does not exist counts as removed."""
+
+    name: Name
+
+
+class Detached(Message, frozen=True, kw_only=True):
+    """Whether there was anything to remove."""
+
+    removed: bool
+
+
+class EndpointStatus(Message, frozen=True, kw_only=True):
+    """One endpoint of a node, desired and realised."""
+
+    endpoint: EndpointIdField
+    name: str
+    node: NodeNameField
+    addresses: tuple[Address, ...]
+    labels: tuple[str, ...]
+    identity: IdentityIdField
+    """0 while it is not known."""
+    state: EndpointState
+    detail: str = ""
+    """Why it is not ready, in words."""
+    since: datetime | None = None
+    """When the state was reached."""
+    host_interface: str = ""
+    netns: str = ""
+    policy_revision: int = 0
+    """The revision of the policy row that stands in the kernel."""
+    ingress_enforced: bool = False
+    egress_enforced: bool = False
+
+
+class EndpointList(Message, frozen=True, kw_only=True):
+    """All endpoints of a node."""
+
+    node: NodeNameField
+    endpoints: tuple[EndpointStatus, ...]
+
+
+class EndpointQuery(Message, frozen=True, kw_only=True):
+    """Which endpoint is meant: by number, name or address."""
+
+    endpoint: Annotated[str, Meta(min_length=1, max_length=253)]
+
+
+class PolicyMapEntry(Message, frozen=True, kw_only=True):
+    """One entry read back from the kernel's policy map; ports in host byte order here."""
+
+    direction: int
+    identity: IdentityIdField
+    protocol: int
+    port: int
+    deny: bool
+    precedence: int
+    proxy_port: int
+    packets: int
+    bytes: int
+    labels: tuple[str, ...] = ()
+    origin: str = ""
+
+
+class PolicyMapDump(Message, frozen=True, kw_only=True):
+    """The policy map of one endpoint as the kernel has it."""
+
+    endpoint: EndpointIdField
+    name: str
+    pin: str
+    entries: tuple[PolicyMapEntry, ...]
+
+
+class AddressQuery(Message, frozen=True, kw_only=True):
+    """Which address the node is asked about."""
+
+    address: Address
+
+
+class AddressAnswer(Message, frozen=True, kw_only=True):
+    """What the node's kernel holds for the address: the longest matching prefix decides."""
+
+    node: NodeNameField
+    address: Address
+    prefix: str
+    identity: IdentityIdField
+    labels: tuple[str, ...] = ()
+    name: str = ""
+
+
+class Verdict(StrEnum):
+    """Hubble's words for what became of a packet."""
+
+    FORWARDED = "FORWARDED"
+    DROPPED = "DROPPED"
+    AUDIT = "AUDIT"
+
+
+class FlowEnd(Message, frozen=True, kw_only=True):
+    """One end of a flow; `endpoint` is 0 and `name` empty where the node does not host it."""
+
+    address: Address
+    port: int = 0
+    identity: IdentityIdField = UNKNOWN
+    labels: tuple[str, ...] = ()
+    endpoint: int = 0
+    name: str = ""
+    identity_age_s: float = -1
+    """How long the node has known the identity of this address; -1 when it does not know it."""
+
+
+class Flow(Message, frozen=True, kw_only=True):
+    """A new flow or a drop, in Hubble's field names where the meaning is equal."""
+
+    uuid: str
+    time: datetime
+    node_name: NodeNameField
+    verdict: Verdict
+    traffic_direction: str
+    """INGRESS or EGRESS, seen from the endpoint whose policy decided."""
+    protocol: str
+    source: FlowEnd
+    destination: FlowEnd
+    drop_reason: int = 0
+    drop_reason_desc: str = ""
+    denied_by: tuple[str, ...] = ()
+    """The rules that denied, or the policies that turned default deny on."""
+    allowed_by: tuple[str, ...] = ()
+    explanation: str = ""
+    """One sentence for people."""
+    policy_revision: int = 0
+    lost_before: int = 0
+    """Events that the node lost since the previous one, at any stage."""
+
+
+class FlowQuery(Message, frozen=True, kw_only=True):
+    """Which recorded flows are wanted: the newest `last`, optionally only drops or one uuid."""
+
+    last: Annotated[int, Meta(ge=1, le=4096)] = 20
+    verdict: str = ""
+    uuid: str = ""
+
+
+class FlowList(Message, frozen=True, kw_only=True):
+    """Recorded flows of a node, oldest first, and how many events it has lost since it started."""
+
+    node: NodeNameField
+    flows: tuple[Flow, ...]
+    lost: int = 0
+
+
+class RealisedRow(Row, frozen=True, kw_only=True):
+    """What a node's kernel holds: for each identity it hosts, the revision of the policy row that stands in the kernel."""
+
+    node: NodeNameField
+    rows: dict[str, int]
+    failed: dict[str, str] = msgspec.field(default_factory=dict)
+    """Identity to what stands in the way."""
+
+
+class BreakGlass(Message, frozen=True, kw_only=True):
+    """Entries that nobody had ordered were found in a policy map and removed."""
+
+    node: NodeNameField
+    endpoint: EndpointIdField
+    name: str
+    time: datetime
+    entries: tuple[str, ...]
+
+
+REALISED = BucketSpec("realised", RealisedRow, owner="datapath", node_keyed=True, summary="realised policy by node")
+
+ATTACH = Topic(
+    "fairlead.cmd.datapath.endpoint.attach.v1",
+    AttachEndpoint,
+    EndpointStatus,
+    per_node=True,
+    summary="connect a namespace",
+)
+DETACH = Topic(
+    "fairlead.cmd.datapath.endpoint.detach.v1", DetachEndpoint, Detached, per_node=True, summary="disconnect it"
+)
+ENDPOINTS = Topic("fairlead.get.datapath.endpoint.list.v1", Empty, EndpointList, per_node=True, summary="endpoints")
+POLICY_MAP = Topic(
+    "fairlead.get.datapath.policymap.dump.v1", EndpointQuery, PolicyMapDump, per_node=True, summary="kernel policy map"
+)
+LOOKUP_ADDRESS = Topic(
+    "fairlead.get.datapath.address.lookup.v1", AddressQuery, AddressAnswer, per_node=True, summary="kernel address map"
+)
+FLOWS = Topic("fairlead.get.datapath.flow.list.v1", FlowQuery, FlowList, per_node=True, summary="recorded flows")
+FLOW_SEEN = Topic("fairlead.flow.datapath.flow.seen.v1", Flow, Empty, per_node=True, summary="flows and drops, lossy")
+BREAK_GLASS = Topic(
+    "fairlead.evt.datapath.breakglass.found.v1", BreakGlass, Empty, per_node=True, summary="foreign entries removed"
+)

@@ -1,0 +1,192 @@
+"""What the datapath service can ask of a kernel. The real one is `kernel.linux.LinuxKernel`, its twin `kernel.fake.FakeKernel`.
+
+Every call is synchronous, idempotent and safe to repeat; none waits for the bus. Callers run them in one worker thread. Failures of
+the world raise `KernelError` with what to do; a row that fails never leaves half of itself behind for the packet path: programs see
+an endpoint only after `put_endpoint`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+from fairlead.address import Address, Prefix
+from fairlead.errors import FairleadError
+
+
+class KernelError(FairleadError):
+    """The kernel refused; the message names the object and the reason."""
+
+    code = "kernel"
+
+
+@dataclass(frozen=True)
+class Link:
+    """The plumbing of one endpoint: a veth pair whose far end is `interface` in the namespace `netns`."""
+
+    endpoint: int
+    netns: str
+    interface: str
+    addresses: tuple[Address, ...]
+    mtu_bytes: int
+    """0: the MTU of the uplinks."""
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """What `plug` made or found."""
+
+    endpoint: int
+    host_interface: str
+    """`fl` and the endpoint's number in five digits, for instance fl00007."""
+    ifindex: int
+    host_mac: bytes
+    pod_mac: bytes
+
+
+@dataclass(frozen=True)
+class EndpointEntry:
+    """What the programs need to know of a local endpoint."""
+
+    endpoint: int
+    ifindex: int
+    identity: int
+    host_mac: bytes
+    pod_mac: bytes
+    addresses: tuple[Address, ...]
+    held: bool = True
+    """True: nothing passes, whatever the policy map holds (identity or policy is not known yet)."""
+    ingress_default_deny: int = 0
+    """Provenance number reported with a drop that no entry caused; 0: none."""
+    egress_default_deny: int = 0
+
+
+@dataclass(frozen=True, order=True)
+class PolicyKey:
+    """Key of a policy map, 8 bytes: identity u32 host order, port u16 network order, protocol u8, direction u8."""
+
+    identity: int
+    port: int
+    protocol: int
+    direction: int
+
+
+@dataclass(frozen=True)
+class PolicyValue:
+    """Value of a policy map without its counters, 24 bytes in all: proxy port u16 network order, flags u8 (bit 0 deny), precedence u8,
+    provenance u32 host order, packets u64, bytes u64. All zero is a plain allow.
+    """
+
+    deny: bool = False
+    precedence: int = 0
+    proxy_port: int = 0
+    provenance: int = 0
+
+
+@dataclass(frozen=True)
+class PolicyCounters:
+    """What an entry has decided so far (first packets of flows and re-judged ones; established packets count in the flow)."""
+
+    packets: int = 0
+    bytes: int = 0
+
+
+class EventKind(IntEnum):
+    """Why the programs reported."""
+
+    DROP = 1
+    NEW_FLOW = 2
+
+
+@dataclass(frozen=True)
+class Event:
+    """One report from the programs. Ports are 0 where the protocol has none; for ICMP `dport` is the type."""
+
+    kind: EventKind
+    reason: int
+    """Drop code (see `bpf/lib/drop.h`), 0 for a new flow."""
+    direction: int
+    """Whose policy decided: 0 the destination's ingress, 1 the source's egress."""
+    protocol: int
+    source: Address
+    destination: Address
+    sport: int
+    dport: int
+    source_identity: int
+    destination_identity: int
+    endpoint: int
+    """The endpoint whose policy decided."""
+    provenance: int
+    """Provenance of the deciding entry, or of the default deny."""
+    length_bytes: int
+    time_ns: int
+    """CLOCK_MONOTONIC."""
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """What `start` found and did, for the log and `fairlead status`."""
+
+    adopted: bool
+    """True: programs and maps of an earlier process were taken over."""
+    compile_s: float = 0.0
+    features: Mapping[str, bool] = field(default_factory=dict)
+    pin_directory: str = ""
+    uplinks: tuple[str, ...] = ()
+
+
+class Kernel(Protocol):
+    """The kernel of one node."""
+
+    def start(self) -> KernelReport:
+        """Adopt or create maps and programs, and attach them to the uplinks. An adopted datapath never stops forwarding meanwhile."""
+
+    def plug(self, link: Link) -> Plugged:
+        """Make the veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
+
+    def unplug(self, endpoint: int) -> None:
+        """Remove the veth pair, the endpoint's policy map and everything else of the endpoint."""
+
+    def plugged(self) -> dict[int, Plugged]:
+        """Return the links that exist now and carry our filter, by endpoint number."""
+
+    def endpoints(self) -> dict[int, EndpointEntry]:
+        """Return the endpoint entries that stand in the maps."""
+
+    def put_endpoint(self, entry: EndpointEntry) -> None:
+        """Write the endpoint's entry; addresses it had before and lacks now are removed. Flows are judged anew."""
+
+    def delete_endpoint(self, endpoint: int) -> None:
+        """Remove the entry; from then on nothing passes to or from it."""
+
+    def policy(self, endpoint: int) -> dict[PolicyKey, tuple[PolicyValue, PolicyCounters]]:
+        """Return the endpoint's policy map; empty when it has none."""
+
+    def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
+        """Change the endpoint's policy map (made on first use), then have its flows judged anew. Raises KernelError when it is full."""
+
+    def policy_pin(self, endpoint: int) -> str:
+        """Return the path at which the endpoint's policy map is pinned."""
+
+    def addresses(self) -> dict[Prefix, int]:
+        """Return prefix to identity as the maps have it."""
+
+    def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
+        """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
+
+    def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
+        """Return what the programs would find for the address, or None (then it is world)."""
+
+    def events(self, timeout_s: float) -> list[Event]:
+        """Wait up to `timeout_s` for reports, and return those that came."""
+
+    def events_lost(self) -> int:
+        """Return how many reports the programs could not deliver since the maps were created."""
+
+    def stop(self) -> None:
+        """Close descriptors. Nothing is detached, unpinned or removed."""
+
+    def destroy(self) -> None:
+        """Remove everything of this node: filters, links, pins. For `lab-down` and uninstall only."""
