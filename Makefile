@@ -1,0 +1,43 @@
+# `make` is what a change must pass. Every target prepares the machine by itself; when nothing is missing that takes no time.
+PY := .venv/bin/python
+BIN := .venv/bin
+CODE := fairlead services clients tests
+BPF = $(shell find services/datapath/bpf -name '*.[ch]' -not -path '*/shim/*')
+.PHONY: all setup fmt check generated test lab lab-down bench bench-control
+.NOTPARALLEL:
+
+all: check test
+
+setup:  ## packages of the distribution, and .venv
+	@scripts/setup.sh
+
+fmt: setup  ## format all code
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix-only --quiet $(CODE)
+	$(if $(BPF),$(BIN)/clang-format -i $(BPF))
+
+check: setup generated  ## formats, lints, types, import rules, spelling
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+	$(BIN)/lint-imports
+	$(if $(BPF),$(BIN)/clang-format --dry-run --Werror $(BPF))
+	$(BIN)/codespell $(CODE) scripts docs *.md
+
+generated: setup  ## documents that are made from the schema
+	@if [ -e fairlead/contract.py ] || [ -d fairlead/contract ]; then $(PY) -m fairlead.contract --check; fi
+
+test: setup  ## every test that this machine can run; says at its end what it could not
+	$(PY) -m pytest -p tests.support.notrun
+
+lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it running
+	$(PY) -m tests.lab
+
+lab-down:  ## remove what a lab has left behind
+	/usr/bin/python3 -m tests.lab.down
+
+bench: setup bench-control  ## all measurements
+
+bench-control: setup  ## publish to realised, attach, memory
+	$(PY) -m tests.bench.control

@@ -1,0 +1,94 @@
+#!/bin/sh
+# Everything that a fresh Debian 12 or Ubuntu 24.04 machine needs to develop and run the lab. Safe to repeat: when nothing has
+# changed since the last time it ends at once. Programs come from the distribution, Python packages into .venv.
+set -eu
+cd "$(dirname "$0")/.."
+
+PROGRAMS="bird birdc bpftool etcd etcdctl redis-server redis-cli ip nsenter ping"
+PACKAGES="python3-bpfcc python3-venv bird2 etcd-server etcd-client redis-server redis-tools iproute2 iputils-ping linux-libc-dev
+ util-linux procps kmod ca-certificates make"
+SERVICES="bird.service bird6.service etcd.service redis-server.service"
+STAMP=.venv/.fairlead-setup
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 1; }
+
+digest() { cat pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1; }
+
+programs_missing() {
+    for program in $PROGRAMS; do command -v "$program" >/dev/null 2>&1 || { echo "$program"; return 0; }; done
+    bpftool version >/dev/null 2>&1 || { echo "bpftool (for this kernel)"; return 0; }
+    [ -d /usr/lib/python3/dist-packages/bcc ] || { echo "python3-bpfcc"; return 0; }
+    [ -d /usr/include/linux ] || { echo "linux-libc-dev"; return 0; }
+    ls /usr/lib/python3*/ensurepip/__init__.py >/dev/null 2>&1 || { echo "python3-venv"; return 0; }
+    return 1
+}
+
+# Debian starts what it installs. The lab runs its own instances in its own namespaces, so nothing may start here now (policy-rc.d)
+# or at the next boot (disable); what was there before is left as it was.
+apt_install() {
+    before=""
+    for unit in $SERVICES; do [ -e "/lib/systemd/system/$unit" ] && before="$before $unit"; done
+    made_policy=""
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        made_policy=yes
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT INT TERM
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+    fi
+    apt-get update -qq
+    # shellcheck disable=SC2086 - a list of packages
+    apt-get install -y -qq --no-install-recommends $PACKAGES $(bpftool_packages) >/dev/null
+    [ -z "$made_policy" ] || rm -f /usr/sbin/policy-rc.d
+    disable_new_services "$before"
+}
+
+disable_new_services() {
+    command -v systemctl >/dev/null 2>&1 || return 0
+    for unit in $SERVICES; do
+        case " $1 " in *" $unit "*) continue ;; esac
+        [ ! -e "/lib/systemd/system/$unit" ] || systemctl disable --quiet "$unit" 2>/dev/null || say "could not disable $unit"
+    done
+}
+
+# Debian has a package of that name; Ubuntu ships bpftool with its kernel tools.
+bpftool_packages() {
+    if apt-cache policy bpftool | grep -q 'Candidate: [0-9]'; then echo bpftool; else echo linux-tools-common linux-tools-generic; fi
+}
+
+# Ubuntu's /usr/sbin/bpftool only looks for the tools of the running kernel; any version's will do for us.
+bpftool_for_any_kernel() {
+    bpftool version >/dev/null 2>&1 && return 0
+    for tool in /usr/lib/linux-tools/*/bpftool /usr/lib/linux-tools-*/bpftool; do
+        [ -x "$tool" ] || continue
+        mkdir -p /usr/local/sbin
+        ln -sf "$tool" /usr/local/sbin/bpftool
+    done
+    bpftool version >/dev/null 2>&1 || fail "bpftool does not run on this kernel ($(uname -r)): install linux-tools for it"
+}
+
+# BCC belongs to the distribution's Python, therefore so must the virtual environment.
+make_venv() {
+    if ! grep -qs '^include-system-site-packages = true' .venv/pyvenv.cfg || ! grep -qs '^home = /usr/bin' .venv/pyvenv.cfg; then
+        rm -rf .venv
+        /usr/bin/python3 -m venv --system-site-packages .venv
+    fi
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+}
+
+[ -r "$STAMP" ] && [ "$(cat "$STAMP")" = "$(digest)" ] && ! programs_missing >/dev/null && exit 0
+/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    [ ! -x /usr/bin/python3 ] || fail "/usr/bin/python3 is older than 3.11: use Debian 12, Ubuntu 24.04 or newer"
+if missing=$(programs_missing); then
+    [ "$(id -u)" = 0 ] || fail "$missing is missing: run this once as root"
+    command -v apt-get >/dev/null 2>&1 || fail "$missing is missing, and there is no apt-get: install it by hand"
+    say "installing packages ($missing is missing)"
+    apt_install
+    bpftool_for_any_kernel
+    if missing=$(programs_missing); then fail "$missing is still missing after installing"; fi
+fi
+say "preparing .venv"
+make_venv
+digest >"$STAMP"
+say "done"
