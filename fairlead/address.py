@@ -110,6 +110,6 @@ class Prefix(str):
         if isinstance(other, Address):
             return bool(other.ip in self.network)
         if isinstance(other, Prefix):
-            mine, theirs = self.network, other.network
-            return theirs.version == mine.version and theirs.subnet_of(mine)  # type: ignore[arg-type]
+            inside: bool = other.family is self.family and other.network.subnet_of(self.network)  # type: ignore[arg-type]
+            return inside
         return NotImplemented

@@ -6,7 +6,7 @@ on the hub: a bus that is away makes requests fail with Unavailable and watches 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -67,6 +67,10 @@ BucketEvent = Changed[V] | Deleted | Restarted | Synced
 class Bucket(Protocol[V]):
     """A table of rows on the bus, written by one owner."""
 
+    @property
+    def spec(self) -> BucketSpec[V]:
+        """Return what the bucket is."""
+
     async def put(self, key: str, row: V) -> None:
         """Set the row. Raises Unavailable when the hub does not confirm."""
 
@@ -79,13 +83,16 @@ class Bucket(Protocol[V]):
     async def rows(self) -> dict[str, V]:
         """Return every row. Raises Unavailable."""
 
-    async def ensure(self) -> bool:
-        """Create the bucket if it does not exist; True when it had to be created. Raises Unavailable."""
+    async def ensure(self) -> str:
+        """Create the bucket if it does not exist; return its incarnation, another text once it was lost and made anew.
+
+        Raises Unavailable.
+        """
 
     async def mark_complete(self, revision: int) -> None:
         """Vouch that the bucket holds everything as of `revision`."""
 
-    def watch(self, keys: Sequence[str] | None = None) -> AsyncIterator[BucketEvent[V]]:
+    def watch(self, keys: Sequence[str] | None = None) -> AsyncGenerator[BucketEvent[V], None]:
         """Yield Restarted, the rows, Synced, then every change, without end; all keys, or just those named.
 
         Survives loss of the connection, of the hub and of the bucket itself: each time it begins again with Restarted.

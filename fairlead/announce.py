@@ -1,0 +1,199 @@
+"""From etcd to the bus: follow prefixes of the store, and keep buckets equal to what is made of them.
+
+The history of the store is the outbox: handlers commit, a `Follower` sees every commit in order (or, after a compaction, the whole
+truth again), the service turns it into rows, and a `Projector` makes the bucket hold these rows. Any number of replicas may project
+the same rows; equal rows are not written again, and a bucket that was lost is made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from fairlead import telemetry
+from fairlead.bus import Bucket
+from fairlead.clock import SYSTEM, Clock
+from fairlead.errors import Unavailable
+from fairlead.kv import Change, Compacted, Item, Kv
+from fairlead.schema.base import Row
+
+V = TypeVar("V", bound=Row)
+
+_LOG = logging.getLogger(__name__)
+_RETRY_S = 0.5
+_CHECK_S = 1.0
+"""How often the bucket is looked at; a lost one is noticed within this time."""
+
+OnSnapshot = Callable[[dict[str, Item], int], Awaitable[None]]
+OnChanges = Callable[[tuple[Change, ...]], Awaitable[None]]
+
+
+class Follower:
+    """Everything under some prefixes of the store, then every change, for ever."""
+
+    def __init__(
+        self,
+        kv: Kv,
+        prefixes: Sequence[str],
+        *,
+        on_snapshot: OnSnapshot,
+        on_changes: OnChanges,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._kv = kv
+        self._prefixes = tuple(prefixes)
+        self._on_snapshot = on_snapshot
+        self._on_changes = on_changes
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self.revision = 0
+        """The newest revision handed on."""
+
+    async def run(self) -> None:
+        """List, hand on, watch; list again when the store's history was compacted away."""
+        while True:
+            try:
+                starts = await self._list()
+                async with asyncio.TaskGroup() as group:
+                    for prefix, after in starts.items():
+                        group.create_task(self._watch(prefix, after))
+            except* Compacted:
+                _LOG.info("history is compacted, listing again")
+            except* Unavailable as group_error:
+                _LOG.info("store: %s", group_error.exceptions[0])
+                await self._clock.sleep(_RETRY_S)
+
+    async def _list(self) -> dict[str, int]:
+        """Hand on everything; return where each prefix's watch begins. The lists may differ in revision: the watches even it out."""
+        listings = {prefix: await self._kv.list(prefix) for prefix in self._prefixes}
+        items = {item.key: item for listing in listings.values() for item in listing.items}
+        self.revision = max(listing.revision for listing in listings.values())
+        await self._on_snapshot(items, self.revision)
+        return {prefix: listing.revision for prefix, listing in listings.items()}
+
+    async def _watch(self, prefix: str, after: int) -> None:
+        async for changes in self._kv.watch(prefix, after):
+            async with self._turn:
+                await self._on_changes(changes)
+                self.revision = max(self.revision, changes[-1].revision)
+
+
+class Projector(Generic[V]):
+    """Keeps a bucket equal to the rows it was given.
+
+    Nothing is removed from the bucket before `replace` has told everything once; `set` and `remove` before that are kept.
+    """
+
+    def __init__(self, bucket: Bucket[V], *, clock: Clock = SYSTEM, own: Callable[[str], bool] | None = None) -> None:
+        self._bucket = bucket
+        self._clock = clock
+        self._own = own or (lambda _key: True)
+        """Which keys are ours, in a bucket that many write (one row per node)."""
+        self._desired: dict[str, V] = {}
+        self._written: dict[str, V] | None = None
+        """What the bucket holds, as far as we know; None: it must be read first."""
+        self._dirty: set[str] = set()
+        self._revision = 0
+        self._known = False
+        self._vouched = False
+        self._incarnation = ""
+        self._wake = asyncio.Event()
+        self._clean = asyncio.Event()
+
+    @property
+    def rows(self) -> Mapping[str, V]:
+        """Return the rows that should stand in the bucket."""
+        return self._desired
+
+    def set(self, key: str, row: V) -> None:
+        """Want this row."""
+        self._desired[key] = row
+        self._touch(key)
+
+    def remove(self, key: str) -> None:
+        """Want no such row."""
+        self._desired.pop(key, None)
+        self._touch(key)
+
+    def replace(self, rows: Mapping[str, V], revision: int) -> None:
+        """Want exactly these rows, everything as of `revision`."""
+        touched = self._desired.keys() | rows.keys()
+        self._desired = dict(rows)
+        self._revision = revision
+        self._known = True
+        self._vouched = False
+        self._dirty |= touched
+        self._written = None
+        self._stir()
+
+    async def flushed(self) -> None:
+        """Wait until the bucket holds everything asked for so far."""
+        await self._clean.wait()
+
+    @property
+    def is_flushed(self) -> bool:
+        """Tell whether the bucket holds everything asked for so far."""
+        return self._clean.is_set()
+
+    def _touch(self, key: str) -> None:
+        self._dirty.add(key)
+        self._stir()
+
+    def _stir(self) -> None:
+        self._clean.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write what differs, for ever; look at the bucket now and then, and make it anew when it was lost."""
+        while True:
+            try:
+                await self._write()
+            except Unavailable as error:
+                _LOG.info("announcing is waiting: %s", error.message)
+                self._written = None
+                await self._clock.sleep(_RETRY_S)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _CHECK_S)
+                continue
+            await self._look()
+
+    async def _look(self) -> None:
+        with contextlib.suppress(Unavailable):
+            if self._incarnation and await self._bucket.ensure() != self._incarnation:
+                _LOG.warning("bucket %s was lost; it is filled anew", self._bucket.spec.name)
+                self._written, self._vouched = None, False
+                self._stir()
+
+    async def _write(self) -> None:
+        self._wake.clear()
+        if not self._known and not self._dirty and self._written is None and not self._desired:
+            return
+        if self._written is None:
+            self._incarnation = await self._bucket.ensure()
+            self._written = {key: row for key, row in (await self._bucket.rows()).items() if self._own(key)}
+            self._dirty |= self._desired.keys() | (self._written.keys() if self._known else set())
+        while self._dirty:
+            await self._write_one(next(iter(self._dirty)), self._written)
+        if self._known and not self._vouched and not self._bucket.spec.node_keyed:
+            await self._bucket.mark_complete(self._revision)
+            self._vouched = True
+        self._clean.set()
+
+    async def _write_one(self, key: str, written: dict[str, V]) -> None:
+        self._dirty.discard(key)
+        row, old = self._desired.get(key), written.get(key)
+        try:
+            if row is not None and row != old:
+                with telemetry.span(f"announce {self._bucket.spec.name}", parent=row.trace, key=key):
+                    await self._bucket.put(key, row)
+                written[key] = row
+            elif row is None and old is not None:
+                await self._bucket.delete(key)
+                written.pop(key, None)
+        except Unavailable:
+            self._dirty.add(key)
+            raise

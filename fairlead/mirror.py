@@ -1,0 +1,194 @@
+"""A local copy of a bucket that only grows wiser.
+
+The copy is kept on disk, so that a restart without the bus serves what was known. Rows go away on positive evidence alone: a deletion
+by the owner, or a complete listing (the owner vouches for it) in which they are missing - and even then not when too many would go at
+once: those are `held` until a person or the owner speaks. Rows with an older revision than ours are ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from fairlead import codec
+from fairlead.bus import Bucket, Changed, Deleted, Restarted, Synced
+from fairlead.clock import SYSTEM, Clock
+from fairlead.errors import FairleadError
+from fairlead.schema.base import Row
+
+V = TypeVar("V", bound=Row)
+
+_LOG = logging.getLogger(__name__)
+_HELD_ROWS = 20
+_HELD_SHARE = 0.2
+_SAVE_EVERY_S = 0.25
+
+OnChange = Callable[[str, V | None], Awaitable[None]]
+"""Called with the key and the new row, or None when the row is gone."""
+
+
+class Mirror(Generic[V]):
+    """The rows of a bucket as this process knows them."""
+
+    def __init__(
+        self,
+        bucket: Bucket[V],
+        *,
+        on_change: OnChange[V] | None = None,
+        cache: Path | None = None,
+        clock: Clock = SYSTEM,
+        keys: set[str] | None = None,
+    ) -> None:
+        self._bucket = bucket
+        self._on_change = on_change
+        self._cache = cache
+        self._clock = clock
+        self._keys = keys
+        self._rows: dict[str, V] = {}
+        self._seen: set[str] = set()
+        self._listing = False
+        self._wanted = asyncio.Event()
+        self._dirty = asyncio.Event()
+        self.complete = False
+        """Whether all rows are known: listed from the bucket, or read from disk."""
+        self.synced_at: datetime | None = None
+        """When the bucket was last heard to be complete; None: not since this process began."""
+        self.held: frozenset[str] = frozenset()
+        """Rows that a complete listing no longer had, kept because they were too many."""
+        self._load()
+
+    @property
+    def rows(self) -> Mapping[str, V]:
+        """Return the rows by key; a live read-only view."""
+        return MappingProxyType(self._rows)
+
+    @property
+    def keys(self) -> frozenset[str] | None:
+        """Return the keys that are followed; None: all."""
+        return None if self._keys is None else frozenset(self._keys)
+
+    def want(self, keys: Iterable[str]) -> None:
+        """Follow just these keys from now on. Rows of other keys stay in the copy, no longer updated."""
+        wanted = set(keys)
+        if wanted != self._keys:
+            self._keys = wanted
+            self._wanted.set()
+
+    async def release_held(self) -> None:
+        """Let go of the held rows, because a person said so."""
+        for key in sorted(self.held):
+            await self._drop(key)
+
+    async def run(self) -> None:
+        """Follow the bucket for ever."""
+        saver = asyncio.create_task(self._save_forever(), name="mirror-cache")
+        try:
+            while True:
+                self._wanted.clear()
+                follow = asyncio.create_task(self._follow(), name="mirror-follow")
+                changed = asyncio.create_task(self._wanted.wait(), name="mirror-wanted")
+                done, _ = await asyncio.wait({follow, changed}, return_when=asyncio.FIRST_COMPLETED)
+                await _stop(follow, changed)
+                if follow in done:
+                    follow.result()
+        finally:
+            await _stop(saver)
+            self._save()
+
+    async def _follow(self) -> None:
+        keys = None if self._keys is None else sorted(self._keys)
+        async with contextlib.aclosing(self._bucket.watch(keys)) as events:
+            async for event in events:
+                await self._apply(event)
+
+    async def _apply(self, event: object) -> None:
+        match event:
+            case Changed(key=key, row=row):
+                await self._put(key, row)
+            case Deleted(key=key):
+                self._seen.discard(key)
+                await self._drop(key)
+            case Restarted():
+                self._seen, self._listing = set(), True
+            case Synced(complete=True):
+                await self._finish_listing()
+            case _:
+                pass  # a listing that nobody vouches for proves nothing
+
+    async def _put(self, key: str, row: V) -> None:
+        self._seen.add(key)
+        self.held -= {key}
+        known = self._rows.get(key)
+        if known is not None and (row == known or row.revision < known.revision):
+            return
+        self._rows[key] = row
+        await self._tell(key, row)
+
+    async def _drop(self, key: str) -> None:
+        self.held -= {key}
+        if self._rows.pop(key, None) is not None:
+            await self._tell(key, None)
+
+    async def _finish_listing(self) -> None:
+        self.synced_at = self._clock.now()
+        if self._listing:
+            self._listing = False
+            missing = {key for key in self._rows if key not in self._seen and (self._keys is None or key in self._keys)}
+            if len(missing) > max(_HELD_ROWS, _HELD_SHARE * len(self._rows)):
+                _LOG.error(
+                    "%d of %d rows are gone at once; they are kept until confirmed", len(missing), len(self._rows)
+                )
+                self.held = frozenset(missing)
+            else:
+                for key in sorted(missing):
+                    await self._drop(key)
+        if not self.complete:
+            self.complete = True
+            self._dirty.set()
+
+    async def _tell(self, key: str, row: V | None) -> None:
+        self._dirty.set()
+        if self._on_change:
+            await self._on_change(key, row)
+
+    async def _save_forever(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await self._clock.sleep(_SAVE_EVERY_S)
+            self._dirty.clear()
+            await asyncio.to_thread(self._save)
+
+    def _save(self) -> None:
+        if self._cache is None or not (self.complete or self._rows):
+            return
+        value = {"complete": self.complete, "rows": {key: codec.to_builtins(row) for key, row in self._rows.items()}}
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._cache.with_suffix(".tmp")
+        with partial.open("wb") as file:
+            file.write(codec.encode(value))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._cache)
+
+    def _load(self) -> None:
+        if self._cache is None or not self._cache.exists():
+            return
+        try:
+            value = codec.unpack(self._cache.read_bytes())
+            self._rows = {key: codec.from_builtins(row, self._bucket.spec.row) for key, row in value["rows"].items()}
+            self.complete = bool(value["complete"])
+        except (FairleadError, KeyError, TypeError, AttributeError, OSError) as error:
+            _LOG.warning("%s cannot be read (%s): starting without it", self._cache, error)
+
+
+async def _stop(*tasks: asyncio.Task[object] | asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

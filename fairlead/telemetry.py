@@ -1,0 +1,74 @@
+"""Traces: one from the event on the bus to every kernel map write it caused.
+
+Context travels as W3C `traceparent` in message headers and beside stored values. Spans leave by OTLP/HTTP when the standard variable
+`OTEL_EXPORTER_OTLP_ENDPOINT` (or its traces form) is set; otherwise context still travels, and nothing is exported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import context, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_EXPORT_DELAY_MS = 500
+
+PRODUCER = SpanKind.PRODUCER
+CONSUMER = SpanKind.CONSUMER
+CLIENT = SpanKind.CLIENT
+SERVER = SpanKind.SERVER
+INTERNAL = SpanKind.INTERNAL
+
+AttributeValue = str | int | float | bool
+
+
+def setup(service: str, node: str, environ: Mapping[str, str] | None = None) -> TracerProvider:
+    """Make this process's spans carry the service's name, and export them if an endpoint is set."""
+    env = os.environ if environ is None else environ
+    resource = Resource({"service.name": f"fairlead-{service}", "service.instance.id": node, "host.name": node})
+    provider = TracerProvider(resource=resource)
+    if any(env.get(name) for name in _ENDPOINTS):
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - 10 MB, only if used
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - same
+
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=_EXPORT_DELAY_MS))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+@contextmanager
+def span(name: str, *, parent: str = "", kind: SpanKind = INTERNAL, **attributes: AttributeValue) -> Iterator[Span]:
+    """Run the body inside a span; `parent` is a W3C traceparent, or empty to continue the current span.
+
+    Dots in attribute names are written as two underscores: `messaging__system` is `messaging.system`.
+    """
+    outer = _PROPAGATOR.extract({"traceparent": parent}) if parent else context.get_current()
+    named = {key.replace("__", "."): value for key, value in attributes.items()}
+    tracer = trace.get_tracer("fairlead")
+    with tracer.start_as_current_span(name, context=outer, kind=kind, attributes=named) as current:
+        yield current
+
+
+def traceparent() -> str:
+    """Return the W3C traceparent of the current span; empty outside any."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+def failed(current: Span, reason: str) -> None:
+    """Mark the span as failed for `reason`."""
+    current.set_status(Status(StatusCode.ERROR, reason))
+
+
+def trace_id(parent: str) -> str:
+    """Return the 32 hex digits of the trace in a traceparent; empty when there is none."""
+    parts = parent.split("-")
+    return parts[1] if len(parts) == 4 else ""
