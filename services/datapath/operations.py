@@ -22,6 +22,27 @@ class KernelError(FairleadError):
     code = "kernel"
 
 
+POLICY_MAP_CAPACITY = 16384
+"""Entries that one endpoint's policy map holds."""
+
+
+class DropReason(IntEnum):
+    """Why a packet was dropped, with Cilium's numbers where the meaning is equal. Other numbers may come; they mean themselves."""
+
+    INVALID_SOURCE = 132  # a source address that the endpoint does not own
+    POLICY = 133  # no entry admits it: default deny
+    INVALID_PACKET = 134
+    CT_INVALID_HEADER = 135
+    UNSUPPORTED_L3 = 139
+    UNKNOWN_L4 = 142
+    UNKNOWN_TARGET = 150
+    CT_FULL = 155
+    FRAGMENT = 157
+    FIB_LOOKUP = 169
+    POLICY_DENY = 181  # an entry denies it
+    ENDPOINT_HELD = 203  # identity or policy of the endpoint is not known yet
+
+
 @dataclass(frozen=True)
 class Link:
     """The plumbing of one endpoint: a veth pair whose far end is `interface` in the namespace `netns`."""
@@ -75,8 +96,9 @@ class PolicyKey:
 
 @dataclass(frozen=True)
 class PolicyValue:
-    """Value of a policy map without its counters, 24 bytes in all: proxy port u16 network order, flags u8 (bit 0 deny), precedence u8,
-    provenance u32 host order, packets u64, bytes u64. All zero is a plain allow.
+    """Value of a policy map without its counters, 24 bytes in all; all zero is a plain allow.
+
+    Proxy port u16 network order, flags u8 (bit 0 deny), precedence u8, provenance u32 host order, packets u64, bytes u64.
     """
 
     deny: bool = False
@@ -176,11 +198,14 @@ class Kernel(Protocol):
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
         """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
 
+    def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
+        """Tell which prefixes the workloads of this node come from (routes and source checks depend on them); replaces the earlier ones."""
+
     def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
         """Return what the programs would find for the address, or None (then it is world)."""
 
     def events(self, timeout_s: float) -> list[Event]:
-        """Wait up to `timeout_s` for reports, and return those that came."""
+        """Wait up to `timeout_s` for reports, and return those that came. The one call that comes from a second thread."""
 
     def events_lost(self) -> int:
         """Return how many reports the programs could not deliver since the maps were created."""
