@@ -6,7 +6,7 @@ for the whole store, growing by one with every commit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,10 +85,10 @@ class Kv(Protocol):
         Each key may be changed once; at most 100 changes (etcd's limit is 128 operations).
         """
 
-    def watch(self, prefix: str, after: int) -> AsyncIterator[tuple[Change, ...]]:
+    def watch(self, prefix: str, after: int) -> AsyncGenerator[tuple[Change, ...], None]:
         """Yield the changes under `prefix` with revisions larger than `after`, in order, one batch per revision, without end.
 
-        Reconnects by itself and resumes where it was. Raises Compacted when history is gone.
+        Reconnects by itself and resumes where it was. Raises Compacted when history is gone. Ends when the store is closed.
         """
 
     async def grant(self, ttl_s: int) -> int:
