@@ -112,4 +112,4 @@ class Prefix(str):
         if isinstance(other, Prefix):
             inside: bool = other.family is self.family and other.network.subnet_of(self.network)  # type: ignore[arg-type]
             return inside
-        return NotImplemented
+        return False

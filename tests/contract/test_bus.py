@@ -1,0 +1,212 @@
+"""One suite for the real bus and its twin in memory: what services rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fairlead.address import Address, Prefix
+from fairlead.bus import Bus, Changed, Deleted, Restarted, Synced, route
+from fairlead.bus_memory import Hub, MemoryBus
+from fairlead.bus_nats import connect
+from fairlead.clock import SYSTEM
+from fairlead.errors import Conflict, InvalidInput, Unavailable
+from fairlead.schema.base import NodeName
+from fairlead.schema.datapath import FLOW_SEEN, Flow, FlowEnd, Verdict
+from fairlead.schema.identity import WORKLOAD_PUBLISHED, Committed, ExternalWorkload
+from fairlead.schema.ipam import ALLOCATE, CLAIMS, AddressAllocated, AllocateAddress, Claim
+from tests.support.nats import NatsServer
+
+N1, N2 = NodeName("n1"), NodeName("n2")
+
+
+@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.connected)])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Bus, Bus]]:
+    """Two participants; with the real bus the second one sits behind a leaf."""
+    if request.param == "memory":
+        hub = Hub()
+        yield MemoryBus(hub, "a"), MemoryBus(hub, "b")
+        return
+    server = NatsServer(tmp_path).start()
+    leaf = NatsServer(tmp_path, "leaf", server).start()
+    try:
+        async with connect(server.url, name="a") as first, connect(leaf.url, name="b", domain="hub") as second:
+            await until_joined(second)
+            yield first, second
+    finally:
+        leaf.kill()
+        server.kill()
+
+
+async def until_joined(bus: Bus) -> None:
+    """Wait until the leaf reaches the hub."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await bus.bucket(CLAIMS).ensure()
+            except Unavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+def claim(node: str, revision: int = 1) -> Claim:
+    return Claim(node=NodeName(node), prefixes=(Prefix("10.0.1.0/24"),), revision=revision)
+
+
+async def allocate(ask: AllocateAddress) -> AddressAllocated:
+    if ask.owner == "taken":
+        raise Conflict("`owner`: taken by web")
+    return AddressAllocated(owner=ask.owner, addresses=(Address("10.0.1.2"),))
+
+
+async def test_a_request_is_answered_across_the_leaf(pair: tuple[Bus, Bus]) -> None:
+    first, second = pair
+    await second.serve("ipam", [route(ALLOCATE, allocate, N1)])
+    reply = await first.request(ALLOCATE, AllocateAddress(owner="web"), node=N1)
+    assert reply == AddressAllocated(owner="web", addresses=(Address("10.0.1.2"),))
+
+
+async def test_the_handlers_error_reaches_the_asker(pair: tuple[Bus, Bus]) -> None:
+    first, second = pair
+    await second.serve("ipam", [route(ALLOCATE, allocate, N1)])
+    with pytest.raises(Conflict, match="taken by web"):
+        await first.request(ALLOCATE, AllocateAddress(owner="taken"), node=N1)
+
+
+async def test_a_malformed_request_is_refused_naming_the_field(pair: tuple[Bus, Bus]) -> None:
+    first, second = pair
+    await second.serve("ipam", [route(ALLOCATE, allocate, N1)])
+    with pytest.raises(InvalidInput, match="`owner`"):
+        await first.request(ALLOCATE, AllocateAddress(owner="-bad-"), node=N1)
+
+
+async def test_a_request_that_nobody_serves_says_so(pair: tuple[Bus, Bus]) -> None:
+    with pytest.raises(Unavailable, match="nobody serves"):
+        await pair[0].request(ALLOCATE, AllocateAddress(owner="web"), node=N2)
+
+
+async def test_gather_hears_everybody(pair: tuple[Bus, Bus]) -> None:
+    for bus in pair:
+        await bus.serve("ipam", [route(ALLOCATE, allocate, N1)], shared=False)
+    replies = await pair[0].gather(ALLOCATE, AllocateAddress(owner="web"), node=N1)
+    assert len(replies) == 2
+
+
+async def test_events_reach_their_service(pair: tuple[Bus, Bus]) -> None:
+    first, second = pair
+    seen: asyncio.Queue[ExternalWorkload] = asyncio.Queue()
+
+    async def take(event: ExternalWorkload) -> Committed:
+        await seen.put(event)
+        return Committed(revision=1)
+
+    event = ExternalWorkload(
+        source="cmdb", source_id="7", generation=1, addresses=(Prefix("10.9.0.1/32"),), labels=("app=x",)
+    )
+    await second.serve("identity", [route(WORKLOAD_PUBLISHED, take)])
+    await publish_when_ready(first, event)
+    assert await asyncio.wait_for(seen.get(), 5) == event
+
+
+async def publish_when_ready(bus: Bus, event: ExternalWorkload) -> None:
+    """Publish once the service has made the stream."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await bus.publish(WORKLOAD_PUBLISHED, event)
+            except Unavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def test_followers_hear_all_nodes(pair: tuple[Bus, Bus]) -> None:
+    first, second = pair
+    seen: asyncio.Queue[Flow] = asyncio.Queue()
+    await second.follow(FLOW_SEEN, seen.put)
+    end = FlowEnd(address=Address("10.0.0.1"))
+    flow = Flow(
+        uuid="u",
+        time=SYSTEM.now(),
+        node_name=N1,
+        verdict=Verdict.DROPPED,
+        traffic_direction="INGRESS",
+        protocol="TCP",
+        source=end,
+        destination=end,
+    )
+    async with asyncio.timeout(5):
+        while seen.empty():  # interest takes a moment to cross the leaf
+            await first.publish(FLOW_SEEN, flow, node=N1)
+            await asyncio.sleep(0.05)
+    assert (await seen.get()) == flow
+
+
+async def test_a_bucket_is_listed_then_followed(pair: tuple[Bus, Bus]) -> None:
+    first, second = pair
+    bucket = first.bucket(CLAIMS)
+    await bucket.ensure()
+    await bucket.put("n1", claim("n1"))
+    await bucket.mark_complete(1)
+    async with contextlib.aclosing(second.bucket(CLAIMS).watch()) as events:
+        assert [await next_event(events) for _ in range(3)] == [
+            Restarted(),
+            Changed("n1", claim("n1")),
+            Synced(complete=True),
+        ]
+        await bucket.put("n2", claim("n2"))
+        await bucket.delete("n1")
+        assert [await next_event(events) for _ in range(2)] == [Changed("n2", claim("n2")), Deleted("n1")]
+    assert await second.bucket(CLAIMS).rows() == {"n2": claim("n2")}
+    assert await second.bucket(CLAIMS).get("n1") is None
+    assert await second.bucket(CLAIMS).get("n2") == claim("n2")
+
+
+async def next_event(events: object) -> object:
+    return await asyncio.wait_for(anext(events), 10)  # type: ignore[call-overload]
+
+
+async def test_a_watch_of_some_keys_hears_only_them(pair: tuple[Bus, Bus]) -> None:
+    first, second = pair
+    bucket = first.bucket(CLAIMS)
+    await bucket.ensure()
+    async with contextlib.aclosing(second.bucket(CLAIMS).watch(["n2"])) as events:
+        assert [await next_event(events) for _ in range(2)] == [Restarted(), Synced(complete=False)]
+        await bucket.put("n1", claim("n1"))
+        await bucket.put("n2", claim("n2"))
+        assert await next_event(events) == Changed("n2", claim("n2"))
+
+
+async def test_ensure_returns_the_same_incarnation_while_the_bucket_lives(pair: tuple[Bus, Bus]) -> None:
+    first, second = pair
+    assert await first.bucket(CLAIMS).ensure() == await second.bucket(CLAIMS).ensure()
+
+
+@pytest.mark.connected
+async def test_a_watch_survives_the_hub_and_the_bucket(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path).start()
+    try:
+        async with connect(server.url, name="a") as bus:
+            bucket = bus.bucket(CLAIMS)
+            await until_joined(bus)
+            await bucket.put("n1", claim("n1"))
+            async with contextlib.aclosing(bucket.watch()) as events:
+                assert [await next_event(events) for _ in range(2)] == [Restarted(), Changed("n1", claim("n1"))]
+                assert isinstance(await next_event(events), Synced)
+                server.kill()
+                server.start()
+                await until_joined(bus)
+                await bucket.put("n2", claim("n2"))
+                assert await next_event(events) == Changed("n2", claim("n2")), "resumed, not listed again"
+                js = await bus.jetstream()
+                await js.delete_stream("KV_claims")
+                await bucket.ensure()
+                await bucket.put("n3", claim("n3"))
+                assert [await next_event(events) for _ in range(2)] == [Restarted(), Changed("n3", claim("n3"))]
+    finally:
+        server.kill()

@@ -1,0 +1,121 @@
+"""The announcer: what etcd says is what the bucket holds, through every loss."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fairlead.address import Prefix
+from fairlead.announce import Follower, Projector
+from fairlead.bus_memory import MemoryBus
+from fairlead.kv import Change, Delete, Item, Put
+from fairlead.kv_memory import MemoryKv
+from fairlead.schema.base import NodeName
+from fairlead.schema.ipam import CLAIMS, Claim
+
+
+def claim(node: str, revision: int) -> Claim:
+    return Claim(node=NodeName(node), prefixes=(Prefix("10.0.0.0/24"),), revision=revision)
+
+
+@asynccontextmanager
+async def running(*parts: Follower | Projector[Claim]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(part.run()) for part in parts]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(8):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_the_follower_lists_and_then_follows_every_prefix() -> None:
+    kv = MemoryKv()
+    await kv.commit([], [Put("a/1", b"x"), Put("b/1", b"y"), Put("c/1", b"no")])
+    seen: dict[str, bytes] = {}
+
+    async def snapshot(items: dict[str, Item], _revision: int) -> None:
+        seen.clear()
+        seen.update({key: item.value for key, item in items.items()})
+
+    async def changes(batch: tuple[Change, ...]) -> None:
+        for change in batch:
+            if change.item is None:
+                seen.pop(change.key)
+            else:
+                seen[change.key] = change.item.value
+
+    follower = Follower(kv, ["a/", "b/"], on_snapshot=snapshot, on_changes=changes)
+    async with running(follower):
+        await settled(lambda: seen == {"a/1": b"x", "b/1": b"y"})
+        revision = await kv.commit([], [Put("a/2", b"z"), Delete("b/1"), Put("c/2", b"no")])
+        await settled(lambda: seen == {"a/1": b"x", "a/2": b"z"})
+        assert follower.revision == revision
+
+
+async def test_a_projector_makes_the_bucket_equal_and_vouches_for_it() -> None:
+    bus = MemoryBus()
+    bucket = bus.bucket(CLAIMS)
+    await bucket.ensure()
+    await bucket.put("old", claim("old", 1))
+    projector: Projector[Claim] = Projector(bucket)
+    async with running(projector):
+        projector.set("n1", claim("n1", 2))
+        await asyncio.wait_for(projector.flushed(), 5)
+        assert (await bucket.rows()).keys() == {"old", "n1"}, "nothing goes before everything is known"
+        projector.replace({"n1": claim("n1", 2), "n2": claim("n2", 3)}, 3)
+        await asyncio.wait_for(projector.flushed(), 5)
+        assert await bucket.rows() == {"n1": claim("n1", 2), "n2": claim("n2", 3)}
+        projector.remove("n1")
+        await asyncio.wait_for(projector.flushed(), 5)
+        assert (await bucket.rows()).keys() == {"n2"}
+
+
+async def test_a_lost_bucket_is_filled_anew() -> None:
+    bus = MemoryBus()
+    bucket = bus.bucket(CLAIMS)
+    projector: Projector[Claim] = Projector(bucket)
+    async with running(projector):
+        projector.replace({"n1": claim("n1", 2)}, 2)
+        await asyncio.wait_for(projector.flushed(), 5)
+        bus.hub.drop_bucket("claims")
+        await settled(lambda: "n1" in bus.hub.tables.get("claims", {}))
+
+
+async def test_while_the_hub_is_away_rows_wait() -> None:
+    bus = MemoryBus()
+    projector: Projector[Claim] = Projector(bus.bucket(CLAIMS))
+    async with running(projector):
+        projector.replace({"n1": claim("n1", 2)}, 2)
+        await asyncio.wait_for(projector.flushed(), 5)
+        bus.hub.up = False
+        projector.set("n2", claim("n2", 3))
+        projector.remove("n1")
+        await asyncio.sleep(0.1)
+        assert not projector.is_flushed
+        bus.hub.up = True
+        await asyncio.wait_for(projector.flushed(), 5)
+        assert bus.hub.tables["claims"].keys() == {"n2"}
+
+
+async def test_equal_rows_are_not_written_again() -> None:
+    bus = MemoryBus()
+    bucket = bus.bucket(CLAIMS)
+    projector: Projector[Claim] = Projector(bucket)
+    async with running(projector):
+        projector.replace({"n1": claim("n1", 2)}, 2)
+        await asyncio.wait_for(projector.flushed(), 5)
+        queue: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue()
+        bus.hub.watchers["claims"].append(queue)
+        projector.replace({"n1": claim("n1", 2)}, 2)
+        projector.set("n1", claim("n1", 2))
+        await asyncio.wait_for(projector.flushed(), 5)
+        written = [queue.get_nowait() for _ in range(queue.qsize())]
+        assert [key for key, _ in written if key] == []

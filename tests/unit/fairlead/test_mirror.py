@@ -1,0 +1,143 @@
+"""The mirror: duplicated, reordered, replayed and lost messages converge; nothing goes without positive evidence."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairlead.address import Prefix
+from fairlead.bus import Changed, Deleted, Restarted, Synced
+from fairlead.bus_memory import Hub, MemoryBus
+from fairlead.mirror import Mirror
+from fairlead.schema.base import NodeName
+from fairlead.schema.ipam import CLAIMS, Claim
+
+
+def claim(node: str, revision: int, prefix: str = "10.0.0.0/24") -> Claim:
+    return Claim(node=NodeName(node), prefixes=(Prefix(prefix),), revision=revision)
+
+
+@asynccontextmanager
+async def running(mirror: Mirror[Claim]) -> AsyncIterator[None]:
+    task = asyncio.create_task(mirror.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def settled(condition: object) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+async def test_it_follows_and_tells(tmp_path: Path) -> None:
+    bus, told = MemoryBus(), []
+
+    async def tell(key: str, row: Claim | None) -> None:
+        told.append((key, row))
+
+    bucket = bus.bucket(CLAIMS)
+    await bucket.ensure()
+    mirror = Mirror(bucket, on_change=tell, cache=tmp_path / "claims")
+    async with running(mirror):
+        await settled(lambda: bus.hub.watchers["claims"])
+        await bucket.put("n1", claim("n1", 1))
+        await bucket.put("n2", claim("n2", 2))
+        await bucket.mark_complete(2)
+        await bucket.delete("n1")
+        await settled(lambda: mirror.complete and "n1" not in mirror.rows)
+    assert dict(mirror.rows) == {"n2": claim("n2", 2)}
+    assert told == [("n1", claim("n1", 1)), ("n2", claim("n2", 2)), ("n1", None)]
+    reborn = Mirror(bucket, cache=tmp_path / "claims")
+    assert dict(reborn.rows) == {"n2": claim("n2", 2)}
+    assert reborn.complete
+
+
+async def test_a_lost_bucket_takes_nothing_away_and_its_rebuilding_neither() -> None:
+    bus = MemoryBus()
+    bucket = bus.bucket(CLAIMS)
+    await bucket.ensure()
+    for node in ("n1", "n2", "n3"):
+        await bucket.put(node, claim(node, 1))
+    await bucket.mark_complete(1)
+    mirror = Mirror(bucket)
+    async with running(mirror):
+        await settled(lambda: len(mirror.rows) == 3)
+        bus.hub.drop_bucket("claims")
+        await bucket.ensure()
+        await bucket.put("n1", claim("n1", 5))
+        await settled(lambda: mirror.rows["n1"].revision == 5)
+        assert mirror.rows.keys() == {"n1", "n2", "n3"}, "an unfinished bucket proves nothing"
+        await bucket.put("n2", claim("n2", 1))
+        await bucket.mark_complete(5)
+        await settled(lambda: "n3" not in mirror.rows)
+    assert mirror.rows.keys() == {"n1", "n2"}
+
+
+async def test_a_mass_deletion_by_listing_is_held_until_a_person_says_so() -> None:
+    mirror = Mirror(MemoryBus().bucket(CLAIMS))
+    for event in [Restarted(), *(Changed(f"n{i}", claim(f"n{i}", 1)) for i in range(100)), Synced(complete=True)]:
+        await mirror._apply(event)
+    for event in [Restarted(), *(Changed(f"n{i}", claim(f"n{i}", 1)) for i in range(70)), Synced(complete=True)]:
+        await mirror._apply(event)
+    assert len(mirror.rows) == 100
+    assert len(mirror.held) == 30
+    await mirror.release_held()
+    assert len(mirror.rows) == 70
+
+
+KEYS = ("n1", "n2", "n3")
+EVENTS = st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 9)), max_size=30)
+
+
+@given(EVENTS, st.randoms(use_true_random=False))
+def test_duplicates_and_reordering_converge(changes: list[tuple[str, int]], chance: random.Random) -> None:
+    """Values are whole objects with revisions: whatever the order, the newest of each key stays."""
+    rows = [(key, claim(key, revision, f"10.0.{revision}.0/24")) for key, revision in changes]
+    noisy = rows + [chance.choice(rows) for _ in rows]
+    chance.shuffle(noisy)
+
+    async def play() -> dict[str, Claim]:
+        mirror = Mirror(MemoryBus().bucket(CLAIMS))
+        for key, row in noisy:
+            await mirror._apply(Changed(key, row))
+        return dict(mirror.rows)
+
+    newest = {key: max((r for k, r in rows if k == key), key=lambda row: row.revision) for key, _ in rows}
+    assert asyncio.run(play()) == newest
+
+
+async def test_a_broken_cache_is_told_and_left(tmp_path: Path) -> None:
+    (tmp_path / "claims").write_bytes(b"\xc1 nonsense")
+    mirror = Mirror(MemoryBus().bucket(CLAIMS), cache=tmp_path / "claims")
+    assert not mirror.rows
+    assert not mirror.complete
+
+
+async def test_changing_the_keys_keeps_what_is_known() -> None:
+    bus = MemoryBus(Hub())
+    bucket = bus.bucket(CLAIMS)
+    await bucket.ensure()
+    await bucket.put("n1", claim("n1", 1))
+    await bucket.put("n2", claim("n2", 1))
+    await bucket.mark_complete(1)
+    mirror = Mirror(bucket, keys={"n1"})
+    async with running(mirror):
+        await settled(lambda: mirror.rows.keys() == {"n1"})
+        mirror.want({"n2"})
+        await settled(lambda: mirror.rows.keys() == {"n1", "n2"})
+        await bucket.put("n1", claim("n1", 2))
+        await bucket.put("n2", claim("n2", 2))
+        await settled(lambda: mirror.rows["n2"].revision == 2)
+        assert mirror.rows["n1"].revision == 1, "no longer followed"
+        await mirror._apply(Deleted("n2"))
+        assert "n2" not in mirror.rows
