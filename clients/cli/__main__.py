@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 
-from clients.cli import workload
+from clients.cli import bgp, bpf, endpoint, flow, identity, ipam, ipcache, node, policy, status, trace, why, workload
 from clients.cli.command import global_options
 from clients.cli.output import Answer, Exit, Stop, as_json
 from clients.cli.session import Session, status_of
@@ -20,7 +20,7 @@ from fairlead import telemetry
 from fairlead.bus_nats import connect
 from fairlead.errors import FairleadError
 
-_MODULES = (workload,)
+_MODULES = (status, node, endpoint, workload, identity, ipcache, policy, bpf, ipam, bgp, flow, why, trace)
 _EXAMPLE = """\
 example:
   fairlead status
@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
 async def _with_bus(options: argparse.Namespace) -> Answer:
     async with connect(options.nats, name="cli", domain=options.domain, seed_file=options.credentials) as bus:
         try:
-            await bus.client(options.timeout)
             session = Session(bus, options)
+            await bus.client(session.timeout_s)
             answer: Answer = await options.run(session)
         except FairleadError as error:
             notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))

@@ -69,7 +69,7 @@ def global_options(*, defaults: bool) -> argparse.ArgumentParser:
         "--timeout",
         metavar="S",
         type=seconds,
-        default=5.0 if defaults else argparse.SUPPRESS,
+        default=None if defaults else argparse.SUPPRESS,
         help="seconds to wait for an answer (5)",
     )
     group.add_argument(
@@ -82,9 +82,7 @@ def global_options(*, defaults: bool) -> argparse.ArgumentParser:
     return shared
 
 
-def add(
-    subcommands: Subcommands, name: str, run: Run | None, summary: str, example: str, *, bus: bool = True
-) -> argparse.ArgumentParser:
+def add(subcommands: Subcommands, name: str, run: Run | None, summary: str, example: str) -> argparse.ArgumentParser:
     """Declare a command (or, without `run`, a group of them), and return its parser for more arguments."""
     parser: argparse.ArgumentParser = subcommands.add_parser(
         name,
@@ -95,7 +93,7 @@ def add(
         parents=[global_options(defaults=False)],
     )
     if run:
-        parser.set_defaults(run=run, bus=bus)
+        parser.set_defaults(run=run, bus=True)
     return parser
 
 

@@ -22,6 +22,7 @@ R = TypeVar("R", bound=Message)
 V = TypeVar("V", bound=Row)
 
 NODE_SERVICES = ("ipam", "datapath", "bgp")
+_ANSWER_S = 5.0
 _HUB_AWAY = "the hub does not answer: showing only the nodes that answer here; name a node with --node to be sure"
 
 
@@ -39,7 +40,7 @@ class Session:
     @property
     def timeout_s(self) -> float:
         """Return how long to wait for one answer."""
-        return float(self.options.timeout)
+        return _ANSWER_S if self.options.timeout is None else float(self.options.timeout)
 
     @property
     def status(self) -> Exit:
@@ -63,14 +64,14 @@ class Session:
         if getattr(self.options, "node", None):
             return (NodeName(self.options.node),)
         try:
-            known, claims, realised = await asyncio.gather(
-                self.bus.bucket(NODES).rows(), self.bus.bucket(CLAIMS).rows(), self.bus.bucket(REALISED).rows()
-            )
+            known = set(await self.bus.bucket(NODES).rows())
+            known |= set(await self.bus.bucket(CLAIMS).rows())
+            known |= set(await self.bus.bucket(REALISED).rows())
         except Unavailable:
             self.warnings.append(_HUB_AWAY)
             answers = await self.bus.gather(HEALTH, Empty())
             return tuple(sorted({NodeName(row.node) for row in answers if row.service in NODE_SERVICES}))
-        return tuple(sorted({row.node for row in (*known.values(), *claims.values(), *realised.values())}))
+        return tuple(sorted(map(NodeName, known)))  # all three buckets have the node as their key
 
     async def each(self, topic: Topic[M, R], message: M) -> dict[NodeName, R]:
         """Ask every node at once, and return the replies; nodes without one become warnings."""

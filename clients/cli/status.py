@@ -1,0 +1,45 @@
+"""`fairlead status`: every service as it says itself, and those that should answer and do not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from clients.cli import command, output
+from clients.cli.output import Answer, Exit
+from clients.cli.session import Session
+from fairlead.schema.base import Empty
+from fairlead.schema.health import HEALTH, Health
+
+_EXPECTED = ("ipam", "datapath")
+"""What each node must have; bgp is an option of the site."""
+
+
+async def run(session: Session) -> Answer:
+    """Ask everybody how they are."""
+    found = await session.bus.gather(HEALTH, Empty(), wait_s=min(session.timeout_s, 0.7))
+    nodes = await session.nodes()
+    absent = missing(found, nodes)
+    rows = [_row(one, session.clock.now()) for one in sorted(found, key=lambda one: (one.service, one.node))]
+    rows += [(service, node, "no answer", "-", "-", "is it running?") for service, node in absent]
+    good = bool(found) and not absent and all(one.ok for one in found)
+    text = output.table(("SERVICE", "NODE", "STATE", "UP", "MEMORY", "DETAIL"), rows) if rows else "no service answers"
+    value = {"services": found, "absent": [{"service": service, "node": node} for service, node in absent], "ok": good}
+    return Answer(value, text, Exit.OK if good else Exit.NO)
+
+
+def missing(found: list[Health], nodes: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the services that known nodes must have and that did not answer."""
+    answered = {(one.service, one.node) for one in found}
+    return [(service, node) for service in _EXPECTED for node in nodes if (service, node) not in answered]
+
+
+def _row(one: Health, now: datetime) -> tuple[object, ...]:
+    wrong = "; ".join(f"{aspect.name}: {aspect.detail or 'not ok'}" for aspect in one.conditions if not aspect.ok)
+    state = "ok" if one.ok else "degraded"
+    return one.service, one.node, state, output.age(one.since, now), output.mebibytes(one.rss_bytes), wrong
+
+
+def register(commands: command.Subcommands) -> None:
+    """Declare `status`."""
+    summary = "show how every service is; exit status 1 if one is degraded or does not answer"
+    command.node_option(command.add(commands, "status", run, summary, "fairlead status"))
