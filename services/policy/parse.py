@@ -1,0 +1,74 @@
+"""From a document as it travels to a policy that has been understood: the only way in."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fairlead.codec import from_builtins
+from fairlead.schema.policy import PolicyObject, PolicyReference
+from services.policy import cilium, kubernetes
+from services.policy.documents import CiliumDocument, KubernetesDocument
+from services.policy.enforceable import check_enforceable
+from services.policy.labels import DEFAULT_NAMESPACE
+from services.policy.ports import refuse
+from services.policy.rules import (
+    API_VERSION_BY_KIND,
+    CILIUM_CLUSTERWIDE,
+    KUBERNETES,
+    Policy,
+    Reader,
+    Translation,
+)
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+def parse(document: PolicyObject, translation: Translation, *, only_enforceable: bool = True) -> Policy:
+    """Return the policy in the document. Raises InvalidInput naming the field.
+
+    `only_enforceable` refuses what the datapath cannot enforce yet; without it such parts are understood for simulation.
+    """
+    reader = Reader(reference_of(document), translation)
+    if document.kind == KUBERNETES:
+        rules = kubernetes.read(_typed(document, KubernetesDocument).spec, reader)
+    else:
+        typed = _typed(document, CiliumDocument)
+        rules = cilium.read(typed, reader)
+        if only_enforceable:
+            check_enforceable(typed)
+    return Policy(reader.reference, tuple(rules), tuple(dict.fromkeys(reader.warnings)))
+
+
+def reference_of(document: PolicyObject) -> PolicyReference:
+    """Return which policy the document is. Raises InvalidInput for a kind, a version or a name that cannot be."""
+    wanted = API_VERSION_BY_KIND.get(document.kind)
+    if wanted is None:
+        refuse("kind", f"{document.kind!r} is not one of {', '.join(API_VERSION_BY_KIND)}")
+    if document.apiVersion != wanted:
+        refuse("apiVersion", f"{document.apiVersion!r} is not {wanted!r}, the version of {document.kind}")
+    name, namespace = document.metadata.get("name"), document.metadata.get("namespace")
+    return normal_reference(document.kind, name, namespace, path="metadata.")
+
+
+def normal_reference(kind: str, name: Any, namespace: Any, *, path: str = "policy.") -> PolicyReference:
+    """Return the reference with the namespace filled in. Raises InvalidInput for names that cannot be."""
+    if kind not in API_VERSION_BY_KIND:
+        refuse(f"{path}kind", f"{kind!r} is not one of {', '.join(API_VERSION_BY_KIND)}")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        refuse(f"{path}name", f"{name!r} is no name: a-z, 0-9, - and . inside, at most 253")
+    if kind == CILIUM_CLUSTERWIDE:
+        if namespace:
+            refuse(f"{path}namespace", f"a {kind} has none: leave it out")
+        return PolicyReference(kind=kind, name=name, namespace="")
+    if namespace not in (None, "") and (not isinstance(namespace, str) or not _NAME.fullmatch(namespace)):
+        refuse(f"{path}namespace", f"{namespace!r} is no name: a-z, 0-9, - and . inside, at most 253")
+    return PolicyReference(kind=kind, name=name, namespace=namespace or DEFAULT_NAMESPACE)
+
+
+def _typed(document: PolicyObject, kind: type[Any]) -> Any:
+    """Return spec and specs with types; null means absent, as in Kubernetes."""
+    if kind is KubernetesDocument and document.specs is not None:
+        refuse("specs", "a NetworkPolicy has `spec` only")
+    given = {"spec": document.spec, "specs": document.specs}
+    return from_builtins({name: value for name, value in given.items() if value is not None}, kind)

@@ -1,0 +1,168 @@
+"""The one normal form of every kind of policy: flat rules, each with a subject, a direction, peers and ports.
+
+Nobody and anybody are kept apart everywhere: no peers at all select nobody, the wildcard selector selects anybody; no ports at all
+match nothing, `EVERYTHING` matches all traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fairlead.errors import InvalidInput
+from fairlead.schema.policy import Direction, PolicyReference
+from services.policy.labels import NAMESPACE_LABELS, network
+from services.policy.ports import EVERYTHING, PortMatch, refuse
+from services.policy.selector import Operator, Requirement, Selector, split_key
+
+CILIUM_NAMESPACED = "CiliumNetworkPolicy"
+CILIUM_CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
+KUBERNETES = "NetworkPolicy"
+API_VERSION_BY_KIND: Mapping[str, str] = {
+    CILIUM_NAMESPACED: "cilium.io/v2",
+    CILIUM_CLUSTERWIDE: "cilium.io/v2",
+    KUBERNETES: "networking.k8s.io/v1",
+}
+
+
+class ZeroPrefix(StrEnum):
+    """What a prefix of length 0 stands for."""
+
+    WORLD = "world"  # the one world identity, both families
+    WORLD_BY_FAMILY = "world-by-family"  # the world identity of its family
+    PREFIX = "prefix"  # itself: it gets an identity like every other prefix
+
+
+@dataclass(frozen=True)
+class Translation:
+    """How the words of a policy are to be read here."""
+
+    cluster: str = "default"
+    zero_prefix: ZeroPrefix = ZeroPrefix.PREFIX
+
+
+class Proxy(StrEnum):
+    """Which proxy a redirected connection is meant for."""
+
+    NONE = ""
+    HTTP = "http"
+    TLS = "tls"
+    DNS = "dns"
+    LISTENER = "listener"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a rule matches of its peers' traffic, and whether a proxy gets it; the higher precedence wins among allows."""
+
+    port: PortMatch = EVERYTHING
+    proxy: Proxy = Proxy.NONE
+    precedence: int = 0
+
+
+ALL_TRAFFIC = (Traffic(),)
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """One item of a policy; compared by identity, since two equal items of two policies are two rules."""
+
+    subject: Selector
+    direction: Direction
+    peers: tuple[Selector, ...]
+    traffic: tuple[Traffic, ...]
+    origin: str
+    deny: bool = False
+    default_deny: bool = True
+    """Whether the rule closes the direction for everything that no rule allows."""
+    selects_hosts: bool = False
+    """A host policy: it selects nodes, never workloads."""
+
+    @property
+    def prefixes(self) -> set[str]:
+        """Return the prefixes that the rule names."""
+        return {prefix for peer in self.peers for prefix in peer.prefixes}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A document that has been understood."""
+
+    reference: PolicyReference
+    rules: tuple[Rule, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def prefixes(self) -> set[str]:
+        """Return the prefixes that the rules name."""
+        return {prefix for rule in self.rules for prefix in rule.prefixes}
+
+
+@dataclass
+class Reader:
+    """What translation of one document carries along; `path` names the part being read."""
+
+    reference: PolicyReference
+    translation: Translation
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def namespace(self) -> str:
+        """Return the namespace of the document; empty for clusterwide kinds."""
+        return self.reference.namespace
+
+    def origin(self, part: str) -> str:
+        """Return the provenance text of one item."""
+        name = f"{self.namespace}/{self.reference.name}" if self.namespace else self.reference.name
+        return f"{self.reference.kind} {name} {part}"
+
+    def prefix(self, text: str, path: str) -> str:
+        """Return the prefix in canonical text; a bare address is a host prefix, host bits are cut off with a warning."""
+        try:
+            numbers = network(text)
+        except InvalidInput as error:
+            refuse(path, error.message)
+        canonical = prefix_text(numbers.version, numbers.first, numbers.length)
+        if text.partition("/")[0] != canonical.partition("/")[0] and numbers.version == 4:
+            self.warnings.append(f"`{path}`: {text} has host bits and is read as {canonical}")
+        return canonical
+
+
+def prefix_text(version: int, first: int, length: int) -> str:
+    """Return the canonical text of a prefix."""
+    import ipaddress  # noqa: PLC0415 - the only place that formats addresses
+
+    address = ipaddress.IPv4Address(first) if version == 4 else ipaddress.IPv6Address(first)
+    return f"{address}/{length}"
+
+
+def requirements(
+    labels: Mapping[str, str] | None,
+    expressions: Iterable[tuple[str, str, list[str] | None]],
+    path: str,
+    prefix: str = "",
+) -> list[Requirement]:
+    """Return the requirements of a label selector; `prefix` is put before every key. Raises InvalidInput."""
+    found = [
+        Requirement(source, prefix + key, Operator.IN, (value,))
+        for source, key, value in ((*split_key(text), value) for text, value in (labels or {}).items())
+    ]
+    for number, (text, name, values) in enumerate(expressions):
+        source, key = split_key(text)
+        operator = Operator(name)
+        wants_values = operator in (Operator.IN, Operator.NOT_IN)
+        if wants_values != bool(values):
+            needs = "needs at least one value" if wants_values else "takes no values"
+            refuse(f"{path}.matchExpressions[{number}].values", f"{name} {needs}")
+        found.append(Requirement(source, prefix + key, operator, tuple(sorted(set(values or ())))))
+    return found
+
+
+def names_namespace(found: Iterable[Requirement], namespace_key: str) -> bool:
+    """Tell whether the requirements already say something of the namespace."""
+    return any(
+        requirement.source in ("k8s", "any")
+        and (requirement.key == namespace_key or requirement.key.startswith(NAMESPACE_LABELS))
+        for requirement in found
+    )
