@@ -20,6 +20,7 @@ from services.bgp.model import Speaker, announceable
 
 _LOG = logging.getLogger(__name__)
 COMPARE_EVERY_S = 30.0
+LOOK_EVERY_S = 2.0
 RETRY_S = 1.0
 WITHDRAW_AFTER_S = 30.0
 """A claim that is gone is withdrawn this much later: withdrawing cuts every workload of the node off, and a claim goes only when a
@@ -58,12 +59,16 @@ class Bgp:
         self._changed.set()
 
     async def keep(self) -> None:
-        """Make the engine announce what is claimed, at once after every change and again after every comparison; for ever."""
+        """Make the engine announce what is claimed: at once after a change, and every 30 s whatever happens; for ever."""
         await self._guarded(self._configure)
+        settled, compare_at_s = False, 0.0
         while True:
+            due = not settled or self._changed.is_set() or self._clock.monotonic_s() >= compare_at_s
             self._changed.clear()
-            settled = await self._guarded(self._announce)
-            await self._wait(COMPARE_EVERY_S if settled else RETRY_S)
+            settled = await self._guarded(self._announce if due else self._look_at_engine)
+            if due:
+                compare_at_s = self._clock.monotonic_s() + COMPARE_EVERY_S
+            await self._wait(LOOK_EVERY_S if settled else RETRY_S)
 
     def routes(self) -> list[BusRoute]:
         """Return the topics that this service answers."""
@@ -93,11 +98,13 @@ class Bgp:
     def _withdrawal_due(self) -> bool:
         return self._gone_at_s is not None and self._clock.monotonic_s() - self._gone_at_s >= WITHDRAW_AFTER_S
 
-    async def _look_at_engine(self) -> None:
+    async def _look_at_engine(self) -> bool:
+        """Report how the sessions stand."""
         status = await self._engine.status()
         down = [session for session in status.sessions if not session.established]
         self._condition("engine", ok=True)
         self._condition("sessions", ok=not down, detail=", ".join(f"{s.name} is {s.state}" for s in down))
+        return True
 
     async def _guarded(self, step: Callable[[], Awaitable[bool]]) -> bool:
         """Run one step; an engine that is away or refuses becomes a condition, never an end."""

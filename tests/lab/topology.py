@@ -1,11 +1,11 @@
-"""The lab's network as data: namespaces, cables, addresses and routes. Nothing here touches the machine.
+r"""The lab's network as data: namespaces, cables, addresses and routes. Nothing here touches the machine.
 
     vm-1   bm-1          ctl (hub NATS, etcd, identity, policy, traces)
       |      |            |
    ===+======+===      ===+=======      two segments, bridges in the namespace `lan`
       |      |            |     |
      tor1 ------------- tor2           each router is on both segments; one cable between them
-      | \\ \\            / / |
+      | \ \            / / |
      n1  n2  n3  . . . . . .           every node has one uplink to each router
 
 Names inside the lab are short (`n1`); on the machine they carry the lab's prefix (`flab-n1`).
