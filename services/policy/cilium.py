@@ -168,14 +168,18 @@ def _entity(name: str, reader: Reader) -> list[Selector]:
 
 def cidr_selector(prefix: str, excepted: Sequence[str], reader: Reader) -> Selector:
     """Return the selector of a prefix in canonical text, without the excepted ones."""
+    holes = (_inside(hole, Operator.DOES_NOT_EXIST, reader) for hole in excepted)
+    return Selector([_inside(prefix, Operator.EXISTS, reader), *holes])
+
+
+def _inside(prefix: str, operator: Operator, reader: Reader) -> Requirement:
+    """Return the requirement to lie in the prefix, or not; a prefix of length 0 may stand for the world."""
     numbers = network(prefix)
     zero = reader.translation.zero_prefix
     if numbers.length > 0 or zero is ZeroPrefix.PREFIX:
-        found = exists("cidr", prefix)
-    else:
-        family = "" if zero is ZeroPrefix.WORLD else f"-ipv{numbers.version}"
-        found = equals("reserved", f"world{family}", "")
-    return Selector([found, *(Requirement("cidr", hole, Operator.DOES_NOT_EXIST) for hole in excepted)])
+        return Requirement("cidr", prefix, operator)
+    family = "" if zero is ZeroPrefix.WORLD else f"-ipv{numbers.version}"
+    return Requirement("reserved", f"world{family}", operator)
 
 
 def _cidr(text: str, path: str, reader: Reader) -> Selector:
@@ -189,7 +193,7 @@ def _cidr_item(item: CidrItem, path: str, reader: Reader) -> Selector:
     holes = excepted_prefixes(item.cidr, item.except_, path, reader)
     if item.cidr is not None:
         return cidr_selector(reader.prefix(item.cidr, f"{path}.cidr"), holes, reader)
-    excepted = [Requirement("cidr", hole, Operator.DOES_NOT_EXIST) for hole in holes]
+    excepted = [_inside(hole, Operator.DOES_NOT_EXIST, reader) for hole in holes]
     if item.cidr_group_ref is not None:
         return Selector([exists("cidrgroup", f"io.cilium.policy.cidrgroupname/{item.cidr_group_ref}"), *excepted])
     group = _requirements(item.cidr_group_selector or LabelSelector(), f"{path}.cidrGroupSelector")

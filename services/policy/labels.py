@@ -13,9 +13,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from fairlead.errors import InvalidInput
+from fairlead.labels import ParsedLabel as Label
+from fairlead.labels import parse as parse_label
+
+__all__ = ["Identity", "Label", "NamedPort", "Network", "make_identity", "parse_label"]
 
 ANY_SOURCE = "any"
-DEFAULT_SOURCE = "container"
 NAMESPACE_KEY = "io.kubernetes.pod.namespace"
 CLUSTER_KEY = "io.cilium.k8s.policy.cluster"
 NAMESPACE_LABELS = "io.cilium.k8s.namespace.labels."
@@ -26,14 +29,6 @@ PORT_LABEL = "fairlead.port."
 DEFAULT_NAMESPACE = "default"
 _NOT_A_WORKLOAD = frozenset({"reserved", "cidr", "cidrgroup", "fqdn"})
 PROTOCOL_NUMBERS: Mapping[str, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
-
-
-class Label(NamedTuple):
-    """One label; `value` is empty where the text had none."""
-
-    source: str
-    key: str
-    value: str
 
 
 class Network(NamedTuple):
@@ -92,17 +87,6 @@ def network(prefix: str) -> Network:
     except ValueError as error:
         raise InvalidInput(f"{prefix!r} is not a prefix: write it like 10.1.0.0/16 or fd00::/8") from error
     return Network(value.version, int(value.network_address), value.prefixlen)
-
-
-def parse_label(text: str) -> Label:
-    """Return the label in `source:key=value`; without a source it is `container`. Raises InvalidInput."""
-    name, _, value = text.partition("=")
-    source, colon, key = name.partition(":")
-    if not colon:
-        source, key = DEFAULT_SOURCE, name
-    if not key or not source:
-        raise InvalidInput(f"{text!r} is not a label: write `key=value` or `source:key=value`")
-    return Label(source, key, value)
 
 
 def parse_label_string(text: str) -> tuple[Label, ...]:
