@@ -46,7 +46,16 @@ class BirdSocket:
         self._replies = ReplyReader()
 
     async def _ask(self, command: str) -> Reply:
-        reader, writer = self._streams or await self._connect()
+        """Ask; where BIRD was restarted since the last time, ask the new one. Commands may be repeated."""
+        if self._streams:
+            try:
+                return await self._exchange(self._streams, command)
+            except (OSError, Unavailable):
+                self.close()
+        return await self._exchange(await self._connect(), command)
+
+    async def _exchange(self, streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], command: str) -> Reply:
+        reader, writer = streams
         writer.write(f"{command}\n".encode())
         return await self._reply(reader)
 
