@@ -8,6 +8,7 @@ async with Lab() as lab:
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
@@ -16,14 +17,18 @@ from types import TracebackType
 from typing import TypeVar
 
 from clients.cli.workload import Attached, Workload, attach, detach
+from fairlead import codec
 from fairlead.bus_nats import NatsBus
-from fairlead.schema.base import NodeName
+from fairlead.errors import FairleadError
+from fairlead.schema.base import Message, NodeName
+from fairlead.schema.datapath import EndpointStatus
 from tests.lab import cleanup, network
 from tests.lab.network import LabError
 from tests.lab.processes import ROOT, Process, Spec
 from tests.lab.programs import DOMAIN, Programs
 from tests.lab.resident import Resident
 from tests.lab.topology import Topology, describe
+from tests.lab.waiting import until
 
 T = TypeVar("T")
 _COMMAND_S = 30.0
@@ -49,6 +54,13 @@ class Done:
         return lines[-1].strip() if lines else f"status {self.status}"
 
 
+class _Added(Message, frozen=True, kw_only=True):
+    """What `fairlead workload add -o json` prints."""
+
+    endpoint: EndpointStatus
+    elapsed_ms: float
+
+
 class Lab:
     """Three nodes, two routers and their neighbours on this machine. Raises LabError when one of this prefix stands already."""
 
@@ -58,6 +70,8 @@ class Lab:
         self.programs = Programs(self.topology, self.folder)
         self.processes: dict[str, Process] = {}
         self.workloads: dict[str, Attached] = {}
+        self.routes_before: dict[str, list[str]] = {}
+        """The nodes' main routing tables before anything was started, by node."""
         self._residents: dict[str, Resident] = {}
         self._lock = ExitStack()
 
@@ -85,9 +99,10 @@ class Lab:
             raise LabError(f"a lab was left standing ({', '.join(left[:3])}, ...): remove it with `make lab-down`")
 
     def build(self) -> None:
-        """Make the network, and bpffs where it is missing."""
-        network.build(self.topology)
+        """Make the network, and bpffs where it is missing; remember the nodes' routing tables."""
         cleanup.mount_bpffs(self.topology.prefix)
+        network.build(self.topology)
+        self.routes_before = {node.name: network.main_routes(self.topology, node.name) for node in self.topology.nodes}
 
     def start_all(self) -> None:
         """Start every process at once: each waits for what it lacks."""
@@ -100,6 +115,10 @@ class Lab:
         self.processes[spec.name] = process
         process.start()
         return process
+
+    def start_program(self, place: str, name: str, *command: str) -> Process:
+        """Start a program of a workload or a step."""
+        return self.start(Spec(f"{place}/{name}", command))
 
     def process(self, name: str) -> Process:
         """Return the process `<namespace>/<program>`. Raises LabError."""
@@ -161,6 +180,32 @@ class Lab:
         done = await self.ask(node, lambda bus: attach(bus, wanted))
         self.workloads[name] = done
         return done
+
+    async def add_workload(self, name: str, node: str, label: str) -> Done:
+        """Make a namespace and attach it with the command line tool; it stands in `workloads` when that worked."""
+        path = network.add_namespace(self.topology, name)
+        done = await self.fairlead(
+            node, "workload", "add", name, "--node", node, "--label", label, "--netns", path, "-o", "json"
+        )
+        try:
+            said = codec.from_builtins(json.loads(done.out), _Added)
+        except (ValueError, FairleadError):
+            return done
+        self.workloads[name] = Attached(said.endpoint, said.elapsed_ms)
+        return done
+
+    async def listening(self, place: str, port: int, *, within_s: float = 5) -> None:
+        """Wait until something listens on the port in that namespace. Raises LabError."""
+
+        async def bound() -> bool:
+            return f":{port} " in (await self.run(place, "ss", "-Hltn")).out
+
+        if not (await until(bound, bool, within_s=within_s, every_s=0.05)).ok:
+            raise LabError(f"nothing listens on port {port} in {place}")
+
+    async def main_routes(self, node: str) -> list[str]:
+        """Return the main routing tables of a node, both families, as they are now."""
+        return await asyncio.to_thread(network.main_routes, self.topology, node)
 
     async def detach(self, name: str, node: str) -> None:
         """Detach a workload and remove its namespace."""

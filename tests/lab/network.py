@@ -68,6 +68,12 @@ def remove_namespace(topology: Topology, name: str) -> None:
         run(["ip", "netns", "delete", topology.full(name)])
 
 
+def main_routes(topology: Topology, name: str) -> list[str]:
+    """Return the main routing tables of both families, a line per route and per next hop."""
+    both = (run(inside(topology.path(name), "ip", family, "route", "show", "table", "main")) for family in ("-4", "-6"))
+    return sorted(line for text in both for line in text.splitlines() if line.strip())
+
+
 def remove(prefix: str) -> list[str]:
     """Remove every namespace of the lab, with all that is in it, and return their names."""
     names = standing(prefix)

@@ -60,6 +60,11 @@ class Process:
         return self._popen.pid
 
     @property
+    def started(self) -> bool:
+        """Tell whether it was ever started."""
+        return self._popen is not None
+
+    @property
     def alive(self) -> bool:
         """Tell whether it runs."""
         return self._popen is not None and self._popen.poll() is None

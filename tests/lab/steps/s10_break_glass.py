@@ -1,0 +1,65 @@
+"""With the datapath service dead, a person lets everybody in with bpftool; when the service returns, that ends and is reported."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fairlead.schema.datapath import BREAK_GLASS, BreakGlass
+from tests.lab.lab import execute
+from tests.lab.probes import closes, knock, opens
+from tests.lab.steps.story import Story
+from tests.lab.waiting import until
+
+TITLE = "break glass"
+KEY = ["00"] * 8
+VALUE = ["00"] * 24
+_BACK_S = 20.0
+
+
+async def run(story: Story) -> None:
+    """Kill, insert, watch, start, watch."""
+    lab, database = story.lab, story.lab.address("protected-db")
+    pin = (await story.policy_map("protected-db", "n2")).pin
+    reports: list[BreakGlass] = []
+    await lab.ask("ctl", lambda bus: bus.follow(BREAK_GLASS, _collector(reports)))
+    lab.process("n2/datapath").kill()
+    before = await knock(lab, "intern-1", database)
+    update = ["bpftool", "map", "update", "pinned", pin, "key", "hex", *KEY, "value", "hex", *VALUE]
+    done = await execute(update, "", 10)
+    story.report.note(f"{' '.join(update)}: {'done' if done.ok else done.said}")
+    inside = await opens(lab, "intern-1", database, within_s=3)
+    story.report.check(
+        "datapath of n2 dead, the all-zero entry inserted with bpftool lets the intern in",
+        f"{'PONG' if before else 'refused'} before, {'PONG' if inside.ok else 'refused'} after",
+        ok=inside.ok and not before,
+    )
+    lab.process("n2/datapath").start()
+
+    async def absent() -> bool:
+        return not (await execute(["bpftool", "map", "lookup", "pinned", pin, "key", "hex", *KEY], "", 10)).ok
+
+    gone = await until(absent, bool, within_s=_BACK_S, every_s=0.05)
+    story.report.check("the service returns: the entry is gone", f"{'gone' if gone.ok else 'still there'} after {gone.elapsed_ms:.0f} ms", ok=gone.ok)  # fmt: skip
+    out = await closes(lab, "intern-1", database, within_s=3)
+    story.report.check("the intern is refused again", "refused" if out.ok else "still PONG", ok=out.ok)
+    await _reported(story, reports)
+
+
+def _collector(reports: list[BreakGlass]):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a coroutine function for the bus
+    async def take(report: BreakGlass) -> None:
+        reports.append(report)
+
+    return take
+
+
+async def _reported(story: Story, reports: list[BreakGlass]) -> None:
+    async def count() -> int:
+        await asyncio.sleep(0)
+        return len(reports)
+
+    seen = await until(count, bool, within_s=5, every_s=0.05)
+    first = f"{reports[0].node}, {reports[0].name}: {', '.join(reports[0].entries)}" if reports else "nothing heard"
+    story.report.check("the break-glass is reported on the bus", first, ok=seen.ok and reports[0].node == "n2")
+    status = await story.lab.fairlead("ctl", "status")
+    said = next((line.strip() for line in status.out.splitlines() if "glass" in line.lower()), "")
+    story.report.check("`fairlead status` shows it", said or status.said, ok=bool(said))
