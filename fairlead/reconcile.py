@@ -20,6 +20,7 @@ from fairlead.table import K, Status, StatusKind, Table, TableRow, V
 V_contra = TypeVar("V_contra", contravariant=True)
 _LOG = logging.getLogger("fairlead.reconcile")
 _FOREVER_S = 3600.0
+_DONE = Status(StatusKind.DONE)
 
 
 class Operations(Protocol[K, V_contra]):
@@ -120,7 +121,7 @@ class Reconciler(Generic[K, V]):
 
     def _status(self, row: TableRow[K, V], hindrance: str | None) -> Status:
         if hindrance is None:
-            return Status(StatusKind.DONE)
+            return _DONE
         attempts = row.status.attempts + 1
         retry_at_s = self._clock.monotonic_s() + self._pace.pause_s(attempts, self._random)
         return Status(StatusKind.FAILED, hindrance, attempts, retry_at_s)

@@ -27,20 +27,28 @@ POLICY_MAP_CAPACITY = 16384
 
 
 class DropReason(IntEnum):
-    """Why a packet was dropped, with Cilium's numbers where the meaning is equal. Other numbers may come; they mean themselves."""
+    """Why a packet was dropped: the twin of `bpf/lib/drop.h`. Below 220 a number means what it means in Cilium; append only."""
 
-    INVALID_SOURCE = 132  # a source address that the endpoint does not own
-    POLICY = 133  # no entry admits it: default deny
+    INVALID_SOURCE = 132
+    POLICY = 133
     INVALID_PACKET = 134
-    CT_INVALID_HEADER = 135
-    UNSUPPORTED_L3 = 139
+    TRUNCATED = 135
+    UNKNOWN_L3 = 139
+    WRITE_ERROR = 141
     UNKNOWN_L4 = 142
     UNKNOWN_TARGET = 150
-    CT_FULL = 155
-    FRAGMENT = 157
-    FIB_LOOKUP = 169
-    POLICY_DENY = 181  # an entry denies it
-    ENDPOINT_HELD = 203  # identity or policy of the endpoint is not known yet
+    FLOW_TABLE = 155
+    INVALID_EXTENSION = 156
+    FRAGMENT_TABLE = 157
+    FIB = 169
+    FRAGMENT_NOT_FOUND = 175
+    FORBIDDEN_ICMP6 = 176
+    POLICY_DENY = 181
+    VLAN = 182
+    TTL_EXCEEDED = 196
+    HELD = 220
+    NO_PROXY = 221
+    INTERNAL = 222
 
 
 @dataclass(frozen=True)

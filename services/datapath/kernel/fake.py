@@ -256,7 +256,7 @@ class FakeKernel:
     def _judge(self, entry: EndpointEntry, peer: int, protocol: int, port: int, direction: int) -> PacketVerdict:
         verdict = PacketVerdict(passes=False, endpoint=entry.endpoint, direction=direction)
         if entry.held:
-            return verdict._replace(reason=int(DropReason.ENDPOINT_HELD))
+            return verdict._replace(reason=int(DropReason.HELD))
         match = self._best(entry.endpoint, peer, protocol, port, direction)
         if match is None:
             silent = entry.egress_default_deny if direction == EGRESS else entry.ingress_default_deny

@@ -1,0 +1,46 @@
+"""Composition root of the datapath service."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from fairlead import config
+from fairlead.app import App
+from fairlead.errors import InvalidInput
+from services.datapath import host
+from services.datapath.service import Datapath
+from services.datapath.settings import DatapathSettings
+from services.datapath.store import Store
+
+
+async def serve(settings: DatapathSettings) -> None:
+    """Run until told to end."""
+    from services.datapath.kernel.linux import LinuxKernel  # noqa: PLC0415 - bcc is needed on nodes only
+
+    uplinks = settings.uplinks or host.uplinks()
+    addresses = settings.node_addresses or host.addresses(uplinks)
+    async with App("datapath", settings) as app:
+        kernel = LinuxKernel(settings.pin_directory, uplinks)
+        store = Store(app.state_dir)
+        datapath = Datapath(kernel, app.bus, store, settings, app.clock, app.condition, addresses=addresses)
+        await datapath.begin()
+        for name, work in datapath.tasks().items():
+            app.spawn(name, work)
+        await app.serve(datapath.routes())
+        await app.run()
+    datapath.close()
+
+
+def main() -> int:
+    """Run the service; return its exit status."""
+    try:
+        asyncio.run(serve(config.load(DatapathSettings)))
+    except InvalidInput as error:
+        print(f"datapath: {error.message}", file=sys.stderr)  # noqa: T201 - there is no log yet
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Who is who, as this node knows it: label sets and their numbers, prefixes and the identities behind them. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from typing import NamedTuple
+
+from fairlead.address import Address, Prefix
+from fairlead.schema.identity import (
+    HOST,
+    INIT,
+    REMOTE_NODE,
+    RESERVED_LABELS,
+    UNKNOWN,
+    AddressGroup,
+    IdentityRow,
+    NodeRow,
+)
+from fairlead.schema.policy import CidrRows
+from services.datapath.model import EndpointRecord
+
+
+class IdentityBook:
+    """Label sets and their numbers, both ways."""
+
+    def __init__(self) -> None:
+        self._labels_by_number: dict[int, tuple[str, ...]] = {int(n): labels for n, labels in RESERVED_LABELS.items()}
+        self._numbers_by_labels: dict[tuple[str, ...], set[int]] = defaultdict(set)
+
+    def put(self, row: IdentityRow) -> None:
+        """Learn a label set."""
+        self.remove(row.identity)
+        self._labels_by_number[row.identity] = row.labels
+        self._numbers_by_labels[row.labels].add(row.identity)
+
+    def remove(self, number: int) -> None:
+        """Forget a number."""
+        labels = self._labels_by_number.pop(number, None)
+        if labels is not None:
+            self._numbers_by_labels[labels].discard(number)
+
+    def put_cidrs(self, rows: CidrRows) -> None:
+        """Learn what the identities of prefixes stand for."""
+        for row in rows.rows:
+            self._labels_by_number[row.identity] = row.labels or (f"cidr:{row.prefix}",)
+
+    def labels(self, number: int) -> tuple[str, ...]:
+        """Return the label set of the number; empty when it is not known."""
+        return self._labels_by_number.get(number, ())
+
+    def number(self, labels: tuple[str, ...], acknowledged: int = UNKNOWN) -> int:
+        """Return the number of the label set, 0 when unknown. What identity has acknowledged to us wins over what we overhear."""
+        if acknowledged:
+            return acknowledged
+        return min(self._numbers_by_labels.get(labels, ()), default=UNKNOWN)
+
+
+class Rank(IntEnum):
+    """Whose word counts about a prefix; the higher wins."""
+
+    CIDR = 1
+    GROUP = 2
+    NODE = 3
+    LOCAL = 4
+    HOST = 5
+
+
+class Owner(NamedTuple):
+    """Who stands behind a prefix, as one source says it."""
+
+    identity: int
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source's whole word: its prefixes and their owners, as of a revision."""
+
+    key: str
+    rank: Rank
+    owners: Mapping[Prefix, Owner] = field(compare=False, default_factory=dict)
+    revision: int = 0
+
+    @property
+    def weight(self) -> tuple[int, int, str]:
+        """Return what decides between sources that claim the same prefix; the key makes it the same on every node."""
+        return self.rank, self.revision, self.key
+
+
+def host_source(addresses: tuple[Address, ...]) -> Source:
+    """Return this node's own addresses."""
+    return Source("host", Rank.HOST, {address.prefix: Owner(HOST, "host") for address in addresses})
+
+
+def local_source(record: EndpointRecord, identity: int = UNKNOWN, *, gone: bool = False) -> Source:
+    """Return a local endpoint's addresses; before its identity is known they stand for `init`, never for an earlier owner."""
+    owner = Owner(identity or INIT, record.name)
+    addresses = () if gone else record.addresses
+    return Source(f"local/{record.endpoint}", Rank.LOCAL, {address.prefix: owner for address in addresses})
+
+
+def node_source(key: str, row: NodeRow | None) -> Source:
+    """Return another node's own addresses."""
+    addresses = row.addresses if row else ()
+    revision = row.revision if row else 0
+    return Source(f"node/{key}", Rank.NODE, {a.prefix: Owner(REMOTE_NODE, key) for a in addresses}, revision)
+
+
+def group_source(key: str, row: AddressGroup | None) -> Source:
+    """Return one group of workload addresses."""
+    entries = row.entries if row else ()
+    owners = {entry.prefix: Owner(entry.identity, entry.name) for entry in entries}
+    return Source(f"group/{key}", Rank.GROUP, owners, row.revision if row else 0)
+
+
+def cidr_source(row: CidrRows | None) -> Source:
+    """Return the prefixes that policies name."""
+    rows = row.rows if row else ()
+    owners = {Prefix(entry.prefix): Owner(entry.identity, entry.prefix) for entry in rows}
+    return Source("cidr", Rank.CIDR, owners, row.revision if row else 0)
+
+
+class Known(NamedTuple):
+    """What this node holds of one prefix: who it is, and since when this node has known that."""
+
+    owner: Owner
+    since: datetime
+
+
+class AddressBook:
+    """What every source says of every prefix, and who therefore stands behind it."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, Source] = {}
+        self._keys_by_prefix: dict[Prefix, set[str]] = {}
+        self._known: dict[Prefix, Known] = {}
+
+    def put(self, source: Source, now: datetime) -> dict[Prefix, Owner | None]:
+        """Replace the source's whole word; return the prefixes whose owner changed, None where nobody is left."""
+        old = self._sources.pop(source.key, None)
+        before = old.owners if old else {}
+        for prefix in before.keys() - source.owners.keys():
+            self._leave(prefix, source.key)
+        for prefix in source.owners:
+            self._keys_by_prefix.setdefault(prefix, set()).add(source.key)
+        if source.owners:
+            self._sources[source.key] = source
+        return self._settle(before.keys() | source.owners.keys(), now)
+
+    def owner(self, prefix: Prefix) -> Owner | None:
+        """Return who stands behind exactly this prefix."""
+        known = self._known.get(prefix)
+        return known.owner if known else None
+
+    def owners(self) -> dict[Prefix, Owner]:
+        """Return every prefix with its owner."""
+        return {prefix: known.owner for prefix, known in self._known.items()}
+
+    def prefixes_of(self, identity: int) -> list[Prefix]:
+        """Return the prefixes that stand for the identity; slow, for identities of prefixes, which have one."""
+        return [prefix for prefix, known in self._known.items() if known.owner.identity == identity]
+
+    def age_s(self, prefix: Prefix, now: datetime) -> float:
+        """Return for how long this node has known who stands behind the prefix; -1 when it does not."""
+        known = self._known.get(prefix)
+        return max(0.0, (now - known.since).total_seconds()) if known else -1.0
+
+    def since(self) -> dict[Prefix, tuple[int, datetime]]:
+        """Return since when each identity is known, to be kept over a restart."""
+        return {prefix: (known.owner.identity, known.since) for prefix, known in self._known.items()}
+
+    def recall(self, since: Mapping[Prefix, tuple[int, datetime]]) -> None:
+        """Take over the ages of an earlier process, where the identity is still the same."""
+        for prefix, (identity, at) in since.items():
+            known = self._known.get(prefix)
+            if known is not None and known.owner.identity == identity:
+                self._known[prefix] = known._replace(since=min(at, known.since))
+
+    def _leave(self, prefix: Prefix, key: str) -> None:
+        keys = self._keys_by_prefix[prefix]
+        keys.discard(key)
+        if not keys:
+            del self._keys_by_prefix[prefix]
+
+    def _settle(self, prefixes: set[Prefix], now: datetime) -> dict[Prefix, Owner | None]:
+        changed: dict[Prefix, Owner | None] = {}
+        for prefix in prefixes:
+            owner, known = self._winner(prefix), self._known.get(prefix)
+            if owner is None:
+                if self._known.pop(prefix, None) is not None:
+                    changed[prefix] = None
+            elif known is None or known.owner.identity != owner.identity:
+                self._known[prefix] = Known(owner, now)
+                changed[prefix] = owner
+            elif known.owner != owner:
+                self._known[prefix] = known._replace(owner=owner)
+        return changed
+
+    def _winner(self, prefix: Prefix) -> Owner | None:
+        sources = [self._sources[key] for key in self._keys_by_prefix.get(prefix, ())]
+        return max(sources, key=lambda source: source.weight).owners[prefix] if sources else None

@@ -1,0 +1,156 @@
+"""From a report of the programs to a flow that people understand. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from fairlead.address import Address
+from fairlead.schema.base import IdentityId, NodeName
+from fairlead.schema.datapath import Flow, FlowEnd, Verdict
+from services.datapath.breakglass import port_name, protocol_name
+from services.datapath.operations import DropReason, Event, EventKind
+
+_TEXTS = {
+    DropReason.INVALID_SOURCE: "the source address does not belong to the endpoint",
+    DropReason.POLICY: "policy denied: no entry admits it",
+    DropReason.INVALID_PACKET: "header lengths contradict each other",
+    DropReason.TRUNCATED: "the transport header is cut short",
+    DropReason.UNKNOWN_L3: "neither IPv4, IPv6 nor ARP",
+    DropReason.WRITE_ERROR: "the packet could not be rewritten",
+    DropReason.UNKNOWN_L4: "the transport protocol is not supported",
+    DropReason.UNKNOWN_TARGET: "no endpoint of this node has the address",
+    DropReason.FLOW_TABLE: "the flow could not be recorded",
+    DropReason.INVALID_EXTENSION: "IPv6 extension headers are malformed or too many",
+    DropReason.FRAGMENT_TABLE: "the first fragment could not be recorded",
+    DropReason.FIB: "the host has no route to the destination",
+    DropReason.FRAGMENT_NOT_FOUND: "the first fragment was not seen",
+    DropReason.FORBIDDEN_ICMP6: "neighbour discovery that workloads have no use for",
+    DropReason.POLICY_DENY: "policy denied: an entry denies it",
+    DropReason.VLAN: "a VLAN tag from a workload",
+    DropReason.TTL_EXCEEDED: "time to live or hop limit ran out",
+    DropReason.HELD: "the endpoint is held",
+    DropReason.NO_PROXY: "the entry wants an L7 proxy and there is none",
+    DropReason.INTERNAL: "a kernel map that must exist did not answer",
+}
+_TEXTS_BY_NUMBER = {int(reason): text for reason, text in _TEXTS.items()}
+
+
+@dataclass(frozen=True)
+class End:
+    """What the node knows of one end of a flow."""
+
+    labels: tuple[str, ...] = ()
+    name: str = ""
+    endpoint: int = 0
+    age_s: float = -1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The endpoint whose policy decided."""
+
+    name: str = ""
+    detail: str = ""
+    """Why it is not ready; empty when it is."""
+    revision: int = 0
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """All that is needed to explain one event."""
+
+    node: NodeName
+    uuid: str
+    time: datetime
+    source: End
+    destination: End
+    subject: Subject
+    origins: tuple[str, ...] = ()
+    lost_before: int = 0
+
+
+def reason_text(reason: int) -> str:
+    """Return the drop reason in words."""
+    return _TEXTS_BY_NUMBER.get(reason, f"drop reason {reason}")
+
+
+def explain(event: Event, around: Circumstances) -> Flow:
+    """Return the flow that the event tells of."""
+    dropped = event.kind is EventKind.DROP
+    return Flow(
+        uuid=around.uuid,
+        time=around.time,
+        node_name=around.node,
+        verdict=Verdict.DROPPED if dropped else Verdict.FORWARDED,
+        traffic_direction="EGRESS" if event.direction else "INGRESS",
+        protocol=protocol_name(event.protocol),
+        source=_end(event.source, event.sport, event.source_identity, around.source),
+        destination=_end(event.destination, event.dport, event.destination_identity, around.destination),
+        drop_reason=event.reason,
+        drop_reason_desc=reason_text(event.reason) if dropped else "",
+        denied_by=around.origins if dropped else (),
+        allowed_by=() if dropped else around.origins,
+        explanation=_why_dropped(event, around) if dropped else _why_passed(event, around),
+        policy_revision=around.subject.revision,
+        lost_before=around.lost_before,
+    )
+
+
+def _end(address: Address, port: int, identity: int, end: End) -> FlowEnd:
+    return FlowEnd(
+        address=address,
+        port=port,
+        identity=IdentityId(identity),
+        labels=end.labels,
+        endpoint=end.endpoint,
+        name=end.name,
+        identity_age_s=end.age_s,
+    )
+
+
+def _why_passed(event: Event, around: Circumstances) -> str:
+    if around.origins:
+        return f"allowed by {_listed(around.origins)}"
+    return f"allowed: no policy enforces {_direction(event)} of {_who(event, around)}"
+
+
+def _why_dropped(event: Event, around: Circumstances) -> str:
+    match event.reason:
+        case DropReason.HELD:
+            return f"endpoint {_who(event, around)} is held: {around.subject.detail or 'its policy is being written'}"
+        case DropReason.POLICY_DENY:
+            return f"denied by {_listed(around.origins) or 'an entry without a known origin'}"
+        case DropReason.POLICY:
+            cause = f", turned on by {_listed(around.origins)}" if around.origins else ""
+            return f"default deny{cause}; no rule of it admits {_peer(event, around)} on {port_name(event.protocol, event.dport)}{_age(event, around)}"
+        case _:
+            return reason_text(event.reason)
+
+
+def _direction(event: Event) -> str:
+    return "egress" if event.direction else "ingress"
+
+
+def _who(event: Event, around: Circumstances) -> str:
+    return around.subject.name or str(event.endpoint)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts)
+
+
+def _peer(event: Event, around: Circumstances) -> str:
+    """Return who the peer of the deciding endpoint is: the source for ingress, the destination for egress."""
+    identity = event.destination_identity if event.direction else event.source_identity
+    labels = (around.destination if event.direction else around.source).labels
+    return f"identity {identity} ({', '.join(labels)})" if labels else f"identity {identity}"
+
+
+def _age(event: Event, around: Circumstances) -> str:
+    age_s = (around.destination if event.direction else around.source).age_s
+    address = event.destination if event.direction else event.source
+    if age_s < 0:
+        return f"; {address} is not known as anybody's"
+    return f", known for {age_s:.1f} s" if age_s < 10 else f", known for {age_s:.0f} s"

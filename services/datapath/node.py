@@ -1,0 +1,171 @@
+"""Everything the node knows, put together: what is heard from the bus changes what is wanted of the kernel.
+
+Handlers are synchronous, so that what one message means is decided at once and in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fairlead.address import Address, Prefix
+from fairlead.clock import Clock
+from fairlead.schema.base import NodeName
+from fairlead.schema.identity import FIRST_CIDR_IDENTITY, WORLD, AddressGroup, IdentityRow, NodeRow
+from fairlead.schema.ipam import Claim
+from fairlead.schema.policy import CidrRows, PolicyRow
+from fairlead.table import Table, TableRow
+from services.datapath.addresses import Addresses
+from services.datapath.directory import (
+    IdentityBook,
+    cidr_source,
+    group_source,
+    host_source,
+    local_source,
+    node_source,
+)
+from services.datapath.endpoints import Endpoints
+from services.datapath.explain import End, Subject
+from services.datapath.model import Decision, EndpointRecord, EndpointWant, PolicyMap
+from services.datapath.policies import Policies
+from services.datapath.registration import Registration
+from services.datapath.store import Origins, Store
+
+
+class Node:
+    """One node's knowledge, and what it wants of the kernel and of identity."""
+
+    def __init__(self, name: NodeName, addresses: tuple[Address, ...], store: Store, clock: Clock) -> None:
+        self.name = name
+        self._clock = clock
+        self.identities = IdentityBook()
+        self.origins = Origins(store.origins_path)
+        self.policies = Policies(self.origins.number)
+        self.registration = Registration(name, addresses)
+        self.addresses = Addresses(clock, store.ages)
+        self.prefixes: Table[str, tuple[Prefix, ...]] = Table("prefixes")
+        self.endpoints = Endpoints(name, store, self, clock)
+        self.trace = ""
+        """The event behind the newest policy that was written."""
+        self.on_hosted: Callable[[set[int]], None] = lambda _identities: None
+        """Called with the identities whose policy matters here."""
+        self.on_realised: Callable[[], None] = lambda: None
+        """Called when what is realised may have changed."""
+        self._record_by_address: dict[Address, EndpointRecord] = {}
+
+    def begin(self) -> None:
+        """Want what the disk says."""
+        self.addresses.hear(host_source(self.registration.addresses))
+        self.registration.state_node(())
+        for record in self.endpoints.records.values():
+            self._learn(record)
+        self.endpoints.load()
+        self.registration.table.initialise()
+        self._hosted()
+
+    def identity_of(self, record: EndpointRecord) -> int:
+        """Return the number of the record's labels, 0 when unknown."""
+        return self.identities.number(record.labels, record.identity)
+
+    def policy_of(self, identity: int) -> tuple[PolicyMap | None, str]:
+        """Return the newest policy of the identity, or why it cannot be had."""
+        return self.policies.get(identity)
+
+    def changed(self, record: EndpointRecord) -> None:
+        """Hear that a record was made, changed or detached."""
+        self._learn(record)
+        if record.detached:
+            self.addresses.hear(local_source(record, gone=True))
+            self._hosted()
+            self.on_realised()
+
+    def _learn(self, record: EndpointRecord) -> None:
+        self.registration.state_endpoint(record)
+        known = {address: held for address, held in self._record_by_address.items() if held.endpoint != record.endpoint}
+        if not record.detached:
+            known.update(dict.fromkeys(record.addresses, record))
+        self._record_by_address = known
+
+    def decided(self, record: EndpointRecord, decision: Decision) -> None:
+        """Hear what should stand for the endpoint: its addresses belong to the identity under which it passes."""
+        self.addresses.hear(local_source(record, decision.want.identity or decision.identity))
+        self._hosted()
+        self.on_realised()
+
+    def _hosted(self) -> None:
+        live = [self.endpoints.decisions.get(record.endpoint) for record in self.endpoints.live()]
+        identities = {number for decision in live if decision for number in (decision.identity, decision.want.identity)}
+        self.on_hosted(identities - {0})
+
+    def settled(self, rows: Sequence[TableRow[int, EndpointWant]]) -> None:
+        """Hear from the reconciler that it has worked on these endpoints."""
+        self.endpoints.settled(rows)
+        self.trace = next((row.value.policy.trace for row in rows if row.value.policy), self.trace)
+        self.on_realised()
+
+    async def on_identity(self, key: str, row: IdentityRow | None) -> None:
+        """Hear of a label set."""
+        if row is None:
+            self.identities.remove(int(key) if key.isdecimal() else 0)
+            return
+        self.identities.put(row)
+        for record in self.endpoints.live():
+            if record.labels == row.labels:
+                self.endpoints.refresh(record.endpoint)
+
+    async def on_policy(self, key: str, row: PolicyRow | None) -> None:
+        """Hear of an identity's policy."""
+        if not key.isdecimal():
+            return
+        self.policies.hear(int(key), row)
+        for endpoint, decision in tuple(self.endpoints.decisions.items()):
+            if int(key) in (decision.identity, decision.want.identity):
+                self.endpoints.refresh(endpoint)
+
+    async def on_group(self, key: str, row: AddressGroup | None) -> None:
+        """Hear of a group of workload addresses."""
+        self.addresses.hear(group_source(key, row), row.trace if row else "")
+
+    async def on_node(self, key: str, row: NodeRow | None) -> None:
+        """Hear of a node of the fleet."""
+        if key != self.name:
+            self.addresses.hear(node_source(key, row), row.trace if row else "")
+
+    async def on_cidrs(self, key: str, row: CidrRows | None) -> None:
+        """Hear of the prefixes that policies name."""
+        del key  # the bucket has one row
+        if row is not None:
+            self.identities.put_cidrs(row)
+        self.addresses.hear(cidr_source(row), row.trace if row else "")
+
+    async def on_claim(self, key: str, row: Claim | None) -> None:
+        """Hear of the prefixes of this node's workloads; a claim that is gone changes nothing while workloads may use it."""
+        if key == self.name and row is not None:
+            self.prefixes.put("own", row.prefixes)
+            self.prefixes.initialise()
+            self.registration.state_node(row.prefixes)
+
+    def end(self, address: Address, identity: int) -> End:
+        """Return what is known of one end of a flow."""
+        record, labels = self._record_by_address.get(address), self.identities.labels(identity)
+        prefix, owner = self._claimed(address, identity)
+        age_s = self.addresses.book.age_s(prefix, self._clock.now())
+        if record is not None:
+            return End(labels, record.name, record.endpoint, age_s)
+        return End(labels, owner, 0, age_s)
+
+    def _claimed(self, address: Address, identity: int) -> tuple[Prefix, str]:
+        """Return the prefix that gave the address its identity, and its owner's name; only prefixes of policies are not hosts."""
+        prefix = address.prefix
+        if identity >= FIRST_CIDR_IDENTITY:
+            prefix = next((p for p in self.addresses.book.prefixes_of(identity) if address in p), prefix)
+        owner = self.addresses.book.owner(prefix)
+        return prefix, owner.name if owner and identity != WORLD else ""
+
+    def subject(self, endpoint: int) -> Subject:
+        """Return what is known of the endpoint whose policy decided."""
+        record, stands = self.endpoints.records.get(endpoint), self.endpoints.standing.get(endpoint)
+        if record is None or endpoint not in self.endpoints.decisions:
+            return Subject()
+        return Subject(
+            record.name, self.endpoints.state(endpoint)[1], stands.policy.revision if stands and stands.policy else 0
+        )

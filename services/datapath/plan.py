@@ -1,0 +1,108 @@
+"""From wanted and found to the least work between them. All functions are pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fairlead.address import Prefix
+from fairlead.errors import Exhausted, InvalidInput
+from fairlead.schema.policy import PolicyEntry, PolicyRow
+from services.datapath.model import PolicyMap
+from services.datapath.operations import POLICY_MAP_CAPACITY, PolicyKey, PolicyValue
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_PORTS_PER_RANGE = 4096
+"""A port range becomes one exact key per port; a wider one is refused, and the previous policy stays."""
+HELD_ROWS = 20
+HELD_SHARE = 0.2
+
+Numbering = Callable[[tuple[str, ...]], int]
+"""Gives each set of provenance texts its number; none has 0."""
+
+
+@dataclass(frozen=True)
+class Change(Generic[K, V]):
+    """What to do so that a map holds what is wanted."""
+
+    puts: Mapping[K, V]
+    deletes: tuple[K, ...]
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anything to do."""
+        return bool(self.puts or self.deletes)
+
+
+def plan(want: Mapping[K, V], have: Mapping[K, V]) -> Change[K, V]:
+    """Return the least work that turns `have` into `want`."""
+    puts = {key: value for key, value in want.items() if have.get(key) != value}
+    return Change(puts, tuple(key for key in have if key not in want))
+
+
+def foreign(have: Mapping[K, V], ordered: Collection[tuple[K, V]]) -> dict[K, V]:
+    """Return the entries that nobody has ordered: neither the wanted map nor any that was on its way into the kernel holds them."""
+    return {key: value for key, value in have.items() if (key, value) not in ordered}
+
+
+def expand(row: PolicyRow, number: Numbering) -> PolicyMap:
+    """Return the kernel map that the row comes to.
+
+    Raises Exhausted when it would not fit, InvalidInput when an entry contradicts itself; nothing of such a row is realised.
+    """
+    entries: dict[PolicyKey, PolicyValue] = {}
+    for entry in row.entries:
+        value = _value(entry, number(_texts(row, entry.origins)))
+        for key in _keys(entry):
+            entries[key] = max(value, entries.get(key, value), key=_rank)
+    if len(entries) > POLICY_MAP_CAPACITY:
+        raise Exhausted(
+            f"{len(entries)} entries for identity {row.identity}, a policy map holds {POLICY_MAP_CAPACITY}: "
+            "select fewer peers or ports"
+        )
+    return PolicyMap(
+        identity=row.identity,
+        revision=row.revision,
+        entries=entries,
+        ingress_default_deny=number(_texts(row, row.ingress_default_deny)),
+        egress_default_deny=number(_texts(row, row.egress_default_deny)),
+        trace=row.trace,
+    )
+
+
+def _texts(row: PolicyRow, indexes: tuple[int, ...]) -> tuple[str, ...]:
+    if any(not 0 <= index < len(row.origins) for index in indexes):
+        raise InvalidInput(f"`origins`: {indexes} of identity {row.identity} names a text that the row does not have")
+    return tuple(sorted({row.origins[index] for index in indexes}))
+
+
+def _value(entry: PolicyEntry, provenance: int) -> PolicyValue:
+    return PolicyValue(entry.deny, entry.precedence, entry.proxy_port, provenance)
+
+
+def _keys(entry: PolicyEntry) -> Iterator[PolicyKey]:
+    """Yield the exact keys of the entry, one per port of its range."""
+    last = entry.end_port or entry.port
+    if last < entry.port or (entry.end_port and not entry.port) or (entry.port and not entry.protocol):
+        raise InvalidInput(
+            f"`entries`: ports {entry.port}-{entry.end_port} of protocol {entry.protocol} contradict each other"
+        )
+    if last - entry.port >= MAX_PORTS_PER_RANGE:
+        raise Exhausted(
+            f"port range {entry.port}-{last} has {last - entry.port + 1} ports, at most {MAX_PORTS_PER_RANGE} are "
+            "realised as exact keys: use a narrower range or any port"
+        )
+    for port in range(entry.port, last + 1):
+        yield PolicyKey(entry.identity, port, entry.protocol, int(entry.direction))
+
+
+def _rank(value: PolicyValue) -> tuple[bool, int, int, int]:
+    """Order values of one key as the programs order entries; the rest makes the choice the same every time."""
+    return value.deny, value.precedence, -value.proxy_port, -value.provenance
+
+
+def too_many(removed: Collection[Prefix], present: int) -> bool:
+    """Tell whether so many rows at once look like a fault of the source rather than like the truth."""
+    return len(removed) > max(HELD_ROWS, HELD_SHARE * present)

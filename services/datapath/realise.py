@@ -1,0 +1,202 @@
+"""The one place that changes endpoints in the kernel. Everything here runs in the kernel thread.
+
+What stands is remembered, so that a change costs only its difference; `inspect` compares the memory with the kernel now and then.
+An entry of a policy map that nobody ordered is somebody's emergency measure (or an attack): it is reported, then removed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from fairlead import telemetry
+from services.datapath.model import EndpointWant, PolicyMap
+from services.datapath.operations import (
+    EndpointEntry,
+    Kernel,
+    KernelError,
+    KernelReport,
+    Link,
+    Plugged,
+    PolicyKey,
+    PolicyValue,
+)
+from services.datapath.plan import foreign, plan
+from services.datapath.store import Ledger, Store
+
+_LOG = logging.getLogger("datapath.realise")
+
+Entries = dict[PolicyKey, PolicyValue]
+OnForeign = Callable[[int, Mapping[PolicyKey, PolicyValue]], None]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What stands in the kernel for one endpoint."""
+
+    plugged: Plugged | None = None
+    entry: EndpointEntry | None = None
+    policy: PolicyMap | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Tell whether packets are judged by its policy rather than held."""
+        return self.plugged is not None and self.entry is not None and not self.entry.held
+
+
+class Realiser:
+    """Makes endpoints real."""
+
+    def __init__(self, kernel: Kernel, store: Store, on_foreign: OnForeign) -> None:
+        self._kernel = kernel
+        self._store = store
+        self._on_foreign = on_foreign
+        self._links: dict[int, Link] = {}
+        self._plugged: dict[int, Plugged] = {}
+        self._entries: dict[int, EndpointEntry] = {}
+        self._maps: dict[int, Entries] = {}
+        self._ledgers: dict[int, Ledger] = store.ledgers()
+
+    def start(self) -> KernelReport:
+        """Start the kernel's side, and learn what stands there already."""
+        report = self._kernel.start()
+        self._entries = self._kernel.endpoints()
+        return report
+
+    def kept(self) -> dict[int, PolicyMap]:
+        """Return the policy that was confirmed last, by endpoint."""
+        return {endpoint: ledger.policy for endpoint, ledger in self._ledgers.items() if ledger.policy is not None}
+
+    def standing(self, endpoint: int) -> Standing:
+        """Return what stands for the endpoint, as far as is known without asking the kernel."""
+        ledger = self._ledgers.get(endpoint, Ledger())
+        return Standing(self._plugged.get(endpoint), self._entries.get(endpoint), ledger.policy)
+
+    def realise(self, want: EndpointWant) -> Standing:
+        """Make the endpoint as it should be. Raises KernelError.
+
+        The policy map is written even when the link cannot be made: then what stands is right as soon as the link is there.
+        """
+        endpoint, refusal, plugged = want.link.endpoint, "", None
+        try:
+            plugged = self._plug(want.link)
+        except KernelError as error:
+            refusal = error.message
+        if want.policy is not None:
+            self._write_policy(endpoint, want.policy)
+        if plugged is None:
+            raise KernelError(refusal)
+        self._enter(_entry(want, plugged))
+        return self.standing(endpoint)
+
+    def remove(self, endpoint: int) -> None:
+        """Make the endpoint be gone."""
+        self._kernel.delete_endpoint(endpoint)
+        self._kernel.unplug(endpoint)
+        self._store.drop_ledger(endpoint)
+        self.forget(endpoint)
+        self._entries.pop(endpoint, None)
+        self._ledgers.pop(endpoint, None)
+
+    def forget(self, endpoint: int) -> None:
+        """Look at the endpoint's link and map in the kernel before the next change, instead of trusting memory."""
+        self._links.pop(endpoint, None)
+        self._plugged.pop(endpoint, None)
+        self._maps.pop(endpoint, None)
+
+    def inspect(self) -> tuple[set[int], set[int]]:
+        """Compare links and entries with memory; return the endpoints that drifted, and the kernel's that memory does not know."""
+        plugged, entries = self._kernel.plugged(), self._kernel.endpoints()
+        drifted = {endpoint for endpoint, link in self._plugged.items() if plugged.get(endpoint) != link}
+        drifted |= {endpoint for endpoint, entry in self._entries.items() if entries.get(endpoint) != entry}
+        for endpoint in drifted:
+            _LOG.warning("endpoint %d: link or entry is not as it was made: repairing", endpoint)
+            self.forget(endpoint)
+        strangers = (plugged.keys() | entries.keys()) - self._plugged.keys() - drifted
+        self._entries = entries
+        return drifted, strangers
+
+    def inspect_policy(self, endpoint: int) -> bool:
+        """Tell whether the endpoint's policy map drifted from what was written."""
+        have = self._maps.get(endpoint)
+        if have is None or have == self._read(endpoint):
+            return False
+        _LOG.warning("endpoint %d: the policy map is not as it was written: repairing", endpoint)
+        self._maps.pop(endpoint)
+        return True
+
+    def _read(self, endpoint: int) -> Entries:
+        return {key: value for key, (value, _) in self._kernel.policy(endpoint).items()}
+
+    def _plug(self, link: Link) -> Plugged:
+        old = self._links.get(link.endpoint)
+        if old == link:
+            return self._plugged[link.endpoint]
+        if old is not None and (old.netns, old.interface) != (link.netns, link.interface):
+            self._kernel.unplug(link.endpoint)  # the far end cannot move
+            self._entries.pop(link.endpoint, None)
+            self._maps.pop(link.endpoint, None)
+        self._links.pop(link.endpoint, None)
+        plugged = self._kernel.plug(link)
+        self._links[link.endpoint], self._plugged[link.endpoint] = link, plugged
+        return plugged
+
+    def _enter(self, entry: EndpointEntry) -> None:
+        if self._entries.get(entry.endpoint) != entry:
+            self._kernel.put_endpoint(entry)
+            self._entries[entry.endpoint] = entry
+
+    def _write_policy(self, endpoint: int, policy: PolicyMap) -> None:
+        """Bring the map to the policy; every order is in the ledger before the kernel hears of it."""
+        ledger, have = self._ledgers.get(endpoint, Ledger()), self._maps.get(endpoint)
+        if have is not None and ledger.policy == policy:
+            return
+        if have is None:
+            have = self._read(endpoint)
+            self._report(endpoint, have, policy, ledger)
+        change = plan(policy.entries, have)
+        if change.puts:
+            self._keep(endpoint, Ledger(ledger.policy, ledger.others | frozenset(change.puts.items())))
+        self._maps.pop(endpoint, None)
+        if change or not have:  # an empty map is made too: people must find it in an emergency
+            with _span(endpoint, policy):
+                self._kernel.apply_policy(endpoint, change.puts, change.deletes)
+        self._maps[endpoint] = dict(policy.entries)
+        self._keep(endpoint, Ledger(policy))
+
+    def _report(self, endpoint: int, have: Entries, policy: PolicyMap, ledger: Ledger) -> None:
+        strangers = foreign(have, ledger.ordered() | set(policy.entries.items()))
+        if strangers:
+            self._on_foreign(endpoint, strangers)
+
+    def _keep(self, endpoint: int, ledger: Ledger) -> None:
+        self._store.save_ledger(endpoint, ledger)
+        self._ledgers[endpoint] = ledger
+
+
+def _span(endpoint: int, policy: PolicyMap) -> AbstractContextManager[object]:
+    return telemetry.span(
+        "datapath.policy.write",
+        parent=policy.trace,
+        endpoint=endpoint,
+        identity=policy.identity,
+        revision=policy.revision,
+        entries=len(policy.entries),
+    )
+
+
+def _entry(want: EndpointWant, plugged: Plugged) -> EndpointEntry:
+    policy = want.policy
+    return EndpointEntry(
+        endpoint=want.link.endpoint,
+        ifindex=plugged.ifindex,
+        identity=want.identity,
+        host_mac=plugged.host_mac,
+        pod_mac=plugged.pod_mac,
+        addresses=want.link.addresses,
+        held=want.held,
+        ingress_default_deny=policy.ingress_default_deny if policy else 0,
+        egress_default_deny=policy.egress_default_deny if policy else 0,
+    )

@@ -1,0 +1,308 @@
+"""The datapath service of one node: its topics, and the loops that keep the kernel as it should be.
+
+attach ──> record on disk ──> decision ──> endpoints table ──> kernel thread ──> realised row
+              │                  ^
+              └─> identity       │ identities, policy (mirrors, kept on disk)
+addresses, nodes, cidrs ──> address book ──> addresses table ──> kernel thread
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from random import Random
+from typing import Protocol, TypeVar
+
+from fairlead.address import Address
+from fairlead.announce import Projector
+from fairlead.bus import Bus, Route, route
+from fairlead.clock import Clock
+from fairlead.errors import FairleadError, NotFound, Unavailable
+from fairlead.reconcile import Pace, Reconciler
+from fairlead.schema import datapath as topics
+from fairlead.schema.base import Empty, EndpointId, IdentityId, NodeName
+from fairlead.schema.datapath import Flow, PolicyMapEntry
+from fairlead.schema.identity import WORLD
+from services.datapath.addresses import AddressOperations, PrefixOperations
+from services.datapath.breakglass import BreakGlassLog
+from services.datapath.endpoints import EndpointOperations
+from services.datapath.explain import Circumstances, explain
+from services.datapath.flows import FlowRecorder
+from services.datapath.following import Mirrors
+from services.datapath.health import Report, conditions
+from services.datapath.model import EndpointRecord
+from services.datapath.node import Node
+from services.datapath.operations import Event, Kernel, PolicyCounters, PolicyKey, PolicyValue
+from services.datapath.policies import realised
+from services.datapath.realise import Realiser
+from services.datapath.registration import RegistrationOperations
+from services.datapath.settings import DatapathSettings
+from services.datapath.store import Store
+from services.datapath.worker import KernelThread
+
+T = TypeVar("T")
+_LOG = logging.getLogger("datapath")
+_START_RETRY_S = 1.0
+_TICK_S = 0.5
+
+
+class Loop(Protocol):
+    """A reconciler, whatever its rows are."""
+
+    @property
+    def prune_error(self) -> str:
+        """Return why the last comparison with the world failed; empty when it did not."""
+
+    async def run(self) -> None:
+        """Work for ever."""
+
+
+class Datapath:
+    """One node's datapath: owns every eBPF map, link and route of it."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        bus: Bus,
+        store: Store,
+        settings: DatapathSettings,
+        clock: Clock,
+        report: Report,
+        *,
+        addresses: tuple[Address, ...] = (),
+        random: Random | None = None,
+    ) -> None:
+        self.name = NodeName(settings.node)
+        self._kernel, self._bus, self._store, self._clock, self._report = kernel, bus, store, clock, report
+        self._settings = settings
+        self._started = asyncio.Event()
+        self.kernel_error = "starting"
+        self.node = Node(self.name, addresses, store, clock)
+        self.mirrors = Mirrors(bus, store, clock, self.node)
+        self.thread = KernelThread()
+        self.breakglass = BreakGlassLog(self.name, store, clock)
+        self._realiser = Realiser(kernel, store, self.breakglass.found)
+        self._random = random or Random()  # noqa: S311 - spreads retries and names flows, guards no secret
+        budgets = (settings.flow_records_per_s, settings.flow_messages_per_s)
+        self.flows = FlowRecorder(kernel, self._explain, clock, self._random, budgets)
+        self._realised = Projector(bus.bucket(topics.REALISED), clock=clock, own=lambda key: key == self.name)
+        self._endpoint_operations = EndpointOperations(self.node.endpoints, self._realiser, self.thread)
+        self.node.on_hosted = self.mirrors.host
+        self.node.on_realised = self._realised_may_differ
+        self._telling = False
+        self.reconcilers = self._reconcilers()
+
+    def _reconcilers(self) -> dict[str, Loop]:
+        node, refresh_s = self.node, self._settings.reconcile_s
+        pace = Pace(refresh_s=refresh_s)
+        operations = RegistrationOperations(self._bus, node.registration, node.endpoints)
+        return {
+            "endpoints": Reconciler(
+                node.endpoints.table,
+                self._endpoint_operations,
+                self._clock,
+                pace=Pace(refresh_s=refresh_s, retry_max_s=10.0, batch=1),
+                on_settled=node.settled,
+            ),
+            "addresses": Reconciler(
+                node.addresses.table,
+                AddressOperations(node.addresses, self._kernel, self.thread),
+                self._clock,
+                pace=pace,
+            ),
+            "prefixes": Reconciler(node.prefixes, PrefixOperations(self._kernel, self.thread), self._clock, pace=pace),
+            "registration": Reconciler(
+                node.registration.table,
+                operations,
+                self._clock,
+                pace=Pace(retry_s=0.2, retry_max_s=5.0, refresh_s=self._settings.restate_s),
+            ),
+        }
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Return the files that were set aside at start."""
+        return self._store.unreadable
+
+    async def begin(self) -> None:
+        """Want what disk and mirrors' copies say; nothing is done before the tasks run."""
+        await self.mirrors.recall()
+        self.node.begin()
+        self.breakglass.names = {record.endpoint: record.name for record in self.node.endpoints.live()}
+
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return what has to run for ever, by name."""
+        after_start = {
+            **{name: self.reconcilers[name].run for name in ("endpoints", "addresses", "prefixes")},
+            "patrol": self._patrol,
+            "flows": self.flows.read,
+        }
+        return {
+            "kernel": self._start_kernel,
+            **{name: self._after_start(work) for name, work in after_start.items()},
+            "registration": self.reconcilers["registration"].run,
+            "realised": self._realised.run,
+            "flow-messages": lambda: self.flows.publish(self._bus, self.name),
+            "breakglass": lambda: self.breakglass.run(self._bus),
+            "conditions": self._watch,
+            **{f"mirror-{name}": work for name, work in self.mirrors.tasks().items()},
+        }
+
+    def _after_start(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def waiting() -> None:
+            await self._started.wait()
+            await work()
+
+        return waiting
+
+    async def _start_kernel(self) -> None:
+        """Start the kernel's side; again, with pauses, while the machine is not ready for it."""
+        while True:
+            try:
+                report = await self.thread.call(self._realiser.start)
+            except FairleadError as error:
+                self.kernel_error = error.message
+                _LOG.error("the kernel's side does not start: %s", error.message)
+                await self._clock.sleep(_START_RETRY_S)
+                continue
+            _LOG.info("kernel: %s", report)
+            self.kernel_error = ""
+            self._started.set()
+            return
+
+    async def _patrol(self) -> None:
+        while True:
+            await self._clock.sleep(self._settings.reconcile_s)
+            await self._endpoint_operations.patrol()
+            await asyncio.to_thread(self._store.save_ages, self.node.addresses.book.since())
+
+    async def _watch(self) -> None:
+        """State how things are, and do what a person or the mirrors' completeness makes possible."""
+        while True:
+            if self.mirrors.addresses_known:
+                self.node.addresses.initialise()
+            if self._store.take_release():
+                _LOG.warning("held deletions are released by hand")
+                await self.mirrors.release()
+                self.node.addresses.release()
+            for condition in conditions(self, self._settings.break_glass_alarm_s):
+                self._report(*condition)
+            await self._clock.sleep(_TICK_S)
+
+    def _realised_may_differ(self) -> None:
+        """Say what is realised once this turn of the loop is over, however many endpoints it has touched."""
+        if self._started.is_set() and not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell_realised)
+
+    def _tell_realised(self) -> None:
+        self._telling = False
+        if self.node.endpoints.standing or not self.node.endpoints.live():
+            self._realised.set(self.name, realised(self.name, self.node.endpoints, self.node.trace))
+
+    def _explain(self, event: Event, uuid: str, lost_before: int) -> Flow:
+        age = timedelta(seconds=max(0.0, self._clock.monotonic_s() - event.time_ns / 1e9))
+        around = Circumstances(
+            node=self.name,
+            uuid=uuid,
+            time=self._clock.now() - age,
+            source=self.node.end(event.source, event.source_identity),
+            destination=self.node.end(event.destination, event.destination_identity),
+            subject=self.node.subject(event.endpoint),
+            origins=self.node.origins.texts(event.provenance),
+            lost_before=lost_before,
+        )
+        return explain(event, around)
+
+    async def attach(self, ask: topics.AttachEndpoint) -> topics.EndpointStatus:
+        """Connect a namespace; the answer never waits for the bus."""
+        record = await self.node.endpoints.attach(ask)
+        self.breakglass.names[record.endpoint] = record.name
+        await self.node.endpoints.wait_ready(record.endpoint, ask.wait_s)
+        if record.endpoint not in self.node.endpoints.decisions:
+            raise NotFound(f"endpoint {ask.name} was detached meanwhile")
+        return self.node.endpoints.status(record.endpoint)
+
+    async def detach(self, ask: topics.DetachEndpoint) -> topics.Detached:
+        """Disconnect a namespace."""
+        return topics.Detached(removed=await self.node.endpoints.detach(ask.name))
+
+    async def list_endpoints(self, _ask: Empty) -> topics.EndpointList:
+        """Return every endpoint of the node."""
+        endpoints = self.node.endpoints
+        return topics.EndpointList(
+            node=self.name, endpoints=tuple(endpoints.status(record.endpoint) for record in endpoints.live())
+        )
+
+    async def dump_policy(self, ask: topics.EndpointQuery) -> topics.PolicyMapDump:
+        """Read an endpoint's policy map from the kernel."""
+        record = self._find(ask.endpoint)
+        found = await self._ask_kernel(self._kernel.policy, record.endpoint)
+        entries = sorted(found.items(), key=lambda item: (item[0].direction, item[0]))
+        return topics.PolicyMapDump(
+            endpoint=EndpointId(record.endpoint),
+            name=record.name,
+            pin=self._kernel.policy_pin(record.endpoint),
+            entries=tuple(self._line(key, value, counters) for key, (value, counters) in entries),
+        )
+
+    def _line(self, key: PolicyKey, value: PolicyValue, counters: PolicyCounters) -> PolicyMapEntry:
+        return PolicyMapEntry(
+            direction=key.direction,
+            identity=IdentityId(key.identity),
+            protocol=key.protocol,
+            port=key.port,
+            deny=value.deny,
+            precedence=value.precedence,
+            proxy_port=value.proxy_port,
+            packets=counters.packets,
+            bytes=counters.bytes,
+            labels=self.node.identities.labels(key.identity),
+            origin=", ".join(self.node.origins.texts(value.provenance)),
+        )
+
+    async def look_up(self, ask: topics.AddressQuery) -> topics.AddressAnswer:
+        """Ask the kernel who stands behind an address; an address that nobody claims is the world's."""
+        found = await self._ask_kernel(self._kernel.lookup_address, ask.address)
+        prefix, identity = found or ("", WORLD)
+        return topics.AddressAnswer(
+            node=self.name,
+            address=ask.address,
+            prefix=prefix,
+            identity=IdentityId(identity),
+            labels=self.node.identities.labels(identity),
+            name=self.node.end(ask.address, identity).name,
+        )
+
+    async def list_flows(self, ask: topics.FlowQuery) -> topics.FlowList:
+        """Return recorded flows."""
+        return self.flows.query(self.name, ask)
+
+    def _find(self, text: str) -> EndpointRecord:
+        record = self.node.endpoints.find(text)
+        if record is None:
+            raise NotFound(f"`endpoint`: {text!r} is no number, name or address of an endpoint on node {self.name}")
+        return record
+
+    async def _ask_kernel(self, question: Callable[..., T], subject: object) -> T:
+        if not self._started.is_set():
+            raise Unavailable(f"the datapath of node {self.name} is not up: {self.kernel_error}")
+        return await self.thread.call(question, subject)
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return the topics that this node answers."""
+        return (
+            route(topics.ATTACH, self.attach, self.name),
+            route(topics.DETACH, self.detach, self.name),
+            route(topics.ENDPOINTS, self.list_endpoints, self.name),
+            route(topics.POLICY_MAP, self.dump_policy, self.name),
+            route(topics.LOOKUP_ADDRESS, self.look_up, self.name),
+            route(topics.FLOWS, self.list_flows, self.name),
+        )
+
+    def close(self) -> None:
+        """Close descriptors; everything in the kernel stays as it is."""
+        self.thread.close()
+        self._kernel.stop()

@@ -1,0 +1,31 @@
+"""Options of the datapath service."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from fairlead.address import Address
+from fairlead.config import CommonSettings
+
+
+class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
+    """What the datapath service needs to know."""
+
+    pin_directory: str = "/sys/fs/bpf/fairlead"
+    """Where maps and programs are pinned, in a mounted bpffs."""
+    uplinks: tuple[str, ...] = ()
+    """Interfaces that lead to other nodes; empty: those of the default routes."""
+    node_addresses: tuple[Address, ...] = ()
+    """This node's own addresses; empty: those of its uplinks."""
+    reconcile_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    """How often everything in the kernel is compared with what should be there."""
+    restate_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0
+    """How often endpoints are stated to identity again."""
+    flow_records_per_s: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    """Flow events recorded per second at most; more are counted as lost."""
+    flow_messages_per_s: Annotated[int, Meta(ge=0, le=100_000)] = 200
+    """Flow events published on the bus per second at most; more are recorded on the node only."""
+    break_glass_alarm_s: Annotated[float, Meta(ge=0)] = 3600.0
+    """How long foreign entries that were found keep the health degraded."""
