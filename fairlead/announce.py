@@ -84,7 +84,8 @@ class Follower:
 class Projector(Generic[V]):
     """Keeps a bucket equal to the rows it was given.
 
-    Nothing is removed from the bucket before `replace` has told everything once; `set` and `remove` before that are kept.
+    Nothing is removed from the bucket before `replace` has told everything once; `set` and `remove` before that are kept. Rows are
+    written in the order in which they were last set.
     """
 
     def __init__(self, bucket: Bucket[V], *, clock: Clock = SYSTEM, own: Callable[[str], bool] | None = None) -> None:
@@ -95,7 +96,8 @@ class Projector(Generic[V]):
         self._desired: dict[str, V] = {}
         self._written: dict[str, V] | None = None
         """What the bucket holds, as far as we know; None: it must be read first."""
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, None] = {}
+        """Keys to write, in the order in which they were last touched."""
         self._revision = 0
         self._known = False
         self._vouched = False
@@ -125,7 +127,7 @@ class Projector(Generic[V]):
         self._revision = revision
         self._known = True
         self._vouched = False
-        self._dirty |= touched
+        self._dirty.update(dict.fromkeys(touched))
         self._written = None
         self._stir()
 
@@ -139,7 +141,8 @@ class Projector(Generic[V]):
         return self._clean.is_set()
 
     def _touch(self, key: str) -> None:
-        self._dirty.add(key)
+        self._dirty.pop(key, None)
+        self._dirty[key] = None
         self._stir()
 
     def _stir(self) -> None:
@@ -157,7 +160,9 @@ class Projector(Generic[V]):
                 await self._clock.sleep(_RETRY_S)
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _CHECK_S)
+                # not wait_for: before Python 3.12 it loses a cancellation that comes together with the event
+                async with asyncio.timeout(_CHECK_S):
+                    await self._wake.wait()
                 continue
             await self._look()
 
@@ -175,7 +180,7 @@ class Projector(Generic[V]):
         if self._written is None:
             self._incarnation = await self._bucket.ensure()
             self._written = {key: row for key, row in (await self._bucket.rows()).items() if self._own(key)}
-            self._dirty |= self._desired.keys() | (self._written.keys() if self._known else set())
+            self._dirty.update(dict.fromkeys(self._desired.keys() | (self._written.keys() if self._known else set())))
         while self._dirty:
             await self._write_one(next(iter(self._dirty)), self._written)
         if self._known and not self._vouched and not self._bucket.spec.node_keyed:
@@ -184,7 +189,7 @@ class Projector(Generic[V]):
         self._clean.set()
 
     async def _write_one(self, key: str, written: dict[str, V]) -> None:
-        self._dirty.discard(key)
+        self._dirty.pop(key, None)
         row, old = self._desired.get(key), written.get(key)
         try:
             if row is not None and row != old:
@@ -195,5 +200,5 @@ class Projector(Generic[V]):
                 await self._bucket.delete(key)
                 written.pop(key, None)
         except Unavailable:
-            self._dirty.add(key)
+            self._dirty[key] = None
             raise

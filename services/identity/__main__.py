@@ -1,0 +1,57 @@
+"""Starts identity: any number of replicas, none of them special."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+from msgspec import Meta
+
+from fairlead.app import App
+from fairlead.config import CommonSettings, load
+from fairlead.errors import InvalidInput
+from services.identity.announcer import Announcer, LeaseWatch
+from services.identity.catalogue import Catalogue
+from services.identity.keys import Keys
+from services.identity.service import Identity
+
+
+class Settings(CommonSettings, frozen=True, kw_only=True):
+    """Options of identity."""
+
+    identity_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = "cilium"
+    """Root of Cilium's key schema in etcd."""
+    endpoint_tombstone_s: Annotated[int, Meta(ge=60, le=30 * 86400)] = 86400
+    """How long a withdrawn endpoint is remembered, so that a late duplicate does not bring it back."""
+
+
+async def run(settings: Settings) -> None:
+    """Serve until told to stop."""
+    async with App("identity", settings) as app:
+        names = Keys(settings.identity_prefix, settings.cluster)
+        catalogue = Catalogue(names)
+        announcer = Announcer(app.kv, app.bus, names, catalogue, app.condition, app.clock)
+        leases = LeaseWatch(app.kv, app.condition, app.clock)
+        identity = Identity(app.kv, names, catalogue, app.clock, tombstone_s=settings.endpoint_tombstone_s)
+        app.spawn("follow", announcer.follower.run)
+        app.spawn("announce identities", announcer.identities.run)
+        app.spawn("announce addresses", announcer.addresses.run)
+        app.spawn("announce nodes", announcer.nodes.run)
+        app.spawn("follow externals", leases.follower.run)
+        app.spawn("watch leases", leases.run)
+        await app.serve(identity.routes())
+        await app.run()
+
+
+def main() -> None:
+    """Read the options and run."""
+    try:
+        settings = load(Settings)
+    except InvalidInput as error:
+        sys.exit(f"identity: {error.message}")
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()
