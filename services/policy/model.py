@@ -6,7 +6,9 @@ looked at again. What comes out is the same as resolving everything anew.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY, INIT, LAST_CLUSTER_IDENTITY, RESERVED_LABELS
 from fairlead.schema.policy import Direction, PolicyRow
@@ -28,6 +30,7 @@ class Model:
         self._policies: dict[str, Policy] = {}
         self._by_subject: dict[Selector, set[Rule]] = {}
         self._by_peer: dict[Selector, set[Rule]] = {}
+        self._prefixes: Counter[str] = Counter()
         self._pending: set[int] = set()
 
     @property
@@ -62,6 +65,7 @@ class Model:
         """Take in a policy in place of the one under this key."""
         self.remove_policy(key)
         self._policies[key] = policy
+        self._prefixes.update(policy.prefixes)
         for rule in policy.rules:
             self._index.use(rule.subject)
             self._by_subject.setdefault(rule.subject, set()).add(rule)
@@ -73,7 +77,10 @@ class Model:
     def remove_policy(self, key: str) -> None:
         """Forget a policy; one that is not known counts as removed."""
         policy = self._policies.pop(key, None)
-        for rule in policy.rules if policy else ():
+        if policy is None:
+            return
+        self._prefixes -= Counter(policy.prefixes)
+        for rule in policy.rules:
             self._pending |= self._index.members(rule.subject)
             _unfile(self._by_subject, rule.subject, rule)
             self._index.drop(rule.subject)
@@ -91,9 +98,10 @@ class Model:
             self._index.drop(subject)
         return found
 
-    def named_prefixes(self) -> set[str]:
+    @property
+    def prefixes(self) -> AbstractSet[str]:
         """Return every prefix that a policy names."""
-        return {prefix for policy in self._policies.values() for prefix in policy.prefixes}
+        return self._prefixes.keys()
 
     def take_pending(self) -> set[int]:
         """Return the subjects whose rows may have changed since the last call; some may be gone."""

@@ -50,11 +50,10 @@ def conformance_folder() -> Path | None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
+    lines = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    for line in lines.splitlines():
+        if line.strip():
+            yield json.loads(line)
 
 
 class Run:

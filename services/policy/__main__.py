@@ -1,0 +1,81 @@
+"""Composition root of the policy service."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+from fairlead import config
+from fairlead.announce import Follower
+from fairlead.app import App
+from fairlead.bus import Bus
+from fairlead.clock import Clock
+from fairlead.errors import InvalidInput
+from fairlead.kv import Kv
+from fairlead.schema.policy import CIDRS as CIDR_BUCKET
+from fairlead.schema.policy import POLICY_ROWS
+from services.policy.projection import Projection, Report
+from services.policy.service import PolicyService
+from services.policy.settings import PolicySettings
+from services.policy.store import CIDRS, POLICIES, PolicyStore
+from services.policy.view import View
+
+Work = dict[str, Callable[[], Awaitable[None]]]
+"""What must run in the background for ever, by name."""
+
+
+def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Report) -> tuple[PolicyService, Work]:
+    """Return the service and its background work, joined to this store and this bus."""
+    store = PolicyStore(kv)
+    projection = Projection(
+        lambda: View(settings.identities, settings.translation(), settings.enforcement()),
+        store,
+        bus.bucket(POLICY_ROWS),
+        bus.bucket(CIDR_BUCKET),
+        clock=clock,
+        report=report,
+        accept_mass_change=settings.accept_mass_change,
+    )
+    service = PolicyService(store, projection, settings.translation(), bus, clock)
+    follower = Follower(
+        kv,
+        # Documents are listed last, so that the revision of the listing is theirs.
+        (settings.identities, CIDRS, POLICIES),
+        on_snapshot=projection.on_snapshot,
+        on_changes=projection.on_changes,
+        clock=clock,
+    )
+    return service, {
+        "realised": service.realised.run,
+        "addresses": service.addresses.run,
+        "announce rows": projection.rows.run,
+        "announce prefixes": projection.cidrs.run,
+        "order prefixes": projection.announce_cidrs,
+        "forget prefixes": lambda: projection.forget_prefixes(settings.prefix_grace_s),
+        "follow": follower.run,
+    }
+
+
+async def serve(settings: PolicySettings) -> None:
+    """Run until told to end."""
+    async with App("policy", settings) as app:
+        service, work = compose(settings, app.kv, app.bus, app.clock, app.condition)
+        for name, run in work.items():
+            app.spawn(name, run)
+        await app.serve(service.routes())
+        await app.run()
+
+
+def main() -> int:
+    """Run the service; return its exit status."""
+    try:
+        asyncio.run(serve(config.load(PolicySettings)))
+    except InvalidInput as error:
+        print(f"policy: {error.message}", file=sys.stderr)  # noqa: T201 - there is no log yet
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Keeps the buckets equal to what the store comes to: the only place where rows get their revision and trace.
+
+Order on the bus: a prefix is announced only after the rows that know its identity are written, and keeps its identity in the rows for a
+while after it is announced no more. A node may read the two buckets in any order in between; it never meets an identity that its
+rows do not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec.structs import replace
+
+from fairlead import telemetry
+from fairlead.announce import Projector
+from fairlead.bus import Bucket
+from fairlead.clock import Clock
+from fairlead.errors import Conflict, Unavailable
+from fairlead.kv import Change, Item
+from fairlead.schema.policy import CidrRows, PolicyRow
+from services.policy.model import is_subject
+from services.policy.store import POLICIES, PolicyStore
+from services.policy.view import View
+
+_RETRY_S = 0.5
+_FORGET_EVERY_S = 5.0
+_HELD_ROWS = 20
+_HELD_SHARE = 0.5
+ALL = "all"
+
+Report = Callable[[str, bool, str], None]
+"""States one aspect of this service's health."""
+
+
+class Projection:
+    """Rows and prefixes, from the store to the bus."""
+
+    def __init__(
+        self,
+        new_view: Callable[[], View],
+        store: PolicyStore,
+        rows: Bucket[PolicyRow],
+        cidrs: Bucket[CidrRows],
+        *,
+        clock: Clock,
+        report: Report,
+        accept_mass_change: bool = False,
+    ) -> None:
+        self._new_view = new_view
+        self._store = store
+        self._bucket = rows
+        self._cidr_bucket = cidrs
+        self.rows = Projector(rows, clock=clock)
+        self.cidrs = Projector(cidrs, clock=clock)
+        self._clock = clock
+        self._report = report
+        self._accept_mass_change = accept_mass_change
+        self.view = new_view()
+        self.ready = False
+        """Whether the store has been read once."""
+        self._read = False
+        self._held = False
+        self._revision = 0
+        self._resolved = asyncio.Condition()
+        self._wanted_cidrs = CidrRows()
+        self._cidrs_wanted = asyncio.Event()
+        self._cidrs_told = asyncio.Event()
+
+    @property
+    def revision(self) -> int:
+        """Return the newest revision of documents that is resolved into rows."""
+        return self._revision
+
+    async def on_snapshot(self, items: Mapping[str, Item], revision: int) -> None:
+        """Make everything anew from a complete listing; rows that come to the same keep revision and trace."""
+        if not self._read:
+            await self._read_buckets()
+        view = self._new_view()
+        view.take_items(items.values())
+        view.number_prefixes(await self._store.number(view.unnumbered))
+        view.model.take_pending()
+        self.view = view
+        documents = view.documents.values()
+        newest = max(documents, key=lambda stored: stored.revision, default=None)
+        self._replace(revision, newest.trace if newest else "")
+        self.ready = True
+        await self._advance(revision)
+
+    async def on_changes(self, changes: tuple[Change, ...]) -> None:
+        """Work one batch of changes into the rows that they concern."""
+        trace = self.view.take_changes(changes)
+        missing = self.view.unnumbered
+        if missing:
+            self.view.number_prefixes(await self._store.number(missing))
+        revision = changes[-1].revision
+        if self._held:
+            self._replace(revision, trace)
+        else:
+            self._update(self.view.model.take_pending(), revision, trace)
+        if any(change.key.startswith(POLICIES) for change in changes):
+            await self._advance(revision)
+
+    async def settled(self, revision: int) -> None:
+        """Wait until documents as of `revision` are resolved, and rows and prefixes are written."""
+        async with self._resolved:
+            await self._resolved.wait_for(lambda: self._revision >= revision and not self._held)
+        await self.rows.flushed()
+        await self._cidrs_told.wait()
+        await self.cidrs.flushed()
+
+    async def announce_cidrs(self) -> None:
+        """Announce prefixes after the rows that know them, for ever."""
+        while True:
+            await self._cidrs_wanted.wait()
+            self._cidrs_wanted.clear()
+            await self.rows.flushed()
+            self.cidrs.replace({ALL: self._wanted_cidrs}, self._wanted_cidrs.revision)
+            if not self._cidrs_wanted.is_set():
+                self._cidrs_told.set()
+
+    async def forget_prefixes(self, grace_s: float) -> None:
+        """Take back the numbers of prefixes that no policy has named for `grace_s`, for ever."""
+        unnamed_since: dict[str, float] = {}
+        while True:
+            await self._clock.sleep(min(_FORGET_EVERY_S, grace_s or _FORGET_EVERY_S))
+            now = self._clock.monotonic_s()
+            unnamed = self.view.numbers.keys() - self.view.named if self.ready else set()
+            unnamed_since = {prefix: unnamed_since.get(prefix, now) for prefix in unnamed}
+            for prefix, since in unnamed_since.items():
+                if now - since >= grace_s:
+                    await self._forget(prefix)
+
+    async def _forget(self, prefix: str) -> None:
+        try:
+            await self._store.forget(prefix, self.view.numbers[prefix])
+        except (Conflict, Unavailable, KeyError):
+            return  # it is gone already, or the store is away: the next round looks again
+
+    async def _read_buckets(self) -> None:
+        """Start from what was announced before, so that rows that did not change keep their revision."""
+        while True:
+            try:
+                await self._bucket.ensure()
+                await self._cidr_bucket.ensure()
+                announced = await self._bucket.rows()
+                self._wanted_cidrs = (await self._cidr_bucket.rows()).get(ALL, CidrRows())
+            except Unavailable as error:
+                self._report("announced rows", False, error.message)
+                await self._clock.sleep(_RETRY_S)
+                continue
+            for key, row in announced.items():
+                self.rows.set(key, row)
+            self._report("announced rows", True, "")
+            self._read = True
+            return
+
+    def _replace(self, revision: int, trace: str) -> None:
+        """Make every row anew, unless that would open or remove too many at once."""
+        model = self.view.model
+        old = dict(self.rows.rows)
+        with telemetry.span("policy.resolve", parent=trace, revision=revision):
+            wanted = {
+                str(number): self._stamped(str(number), row, revision)
+                for number in sorted(model.identities)
+                if is_subject(number) and (row := model.row(number)) is not None
+            }
+        opened = sum(_opens(row, wanted.get(key)) for key, row in old.items())
+        limit = max(_HELD_ROWS, _HELD_SHARE * len(old))
+        self._held = opened > limit and not self._accept_mass_change
+        detail = (
+            f"{opened} of {len(old)} subjects would lose their policy at once; the rows announced before are kept. If this is "
+            "meant, restart with accept_mass_change"
+        )
+        self._report("mass change", not self._held, detail if self._held else "")
+        if not self._held:
+            model.take_pending()
+            self.rows.replace(wanted, revision)
+        self._conclude(revision, trace)
+
+    def _update(self, numbers: Iterable[int], revision: int, trace: str) -> None:
+        pending = sorted(numbers)
+        if pending:
+            with telemetry.span("policy.resolve", parent=trace, revision=revision, subjects=len(pending)):
+                for number in pending:
+                    self._update_row(number, revision)
+        self._conclude(revision, trace)
+
+    def _update_row(self, number: int, revision: int) -> None:
+        key, row = str(number), self.view.model.row(number)
+        if row is None:
+            self.rows.remove(key)
+            return
+        stamped = self._stamped(key, row, revision)
+        if stamped is not self.rows.rows.get(key):
+            self.rows.set(key, stamped)
+
+    def _stamped(self, key: str, row: PolicyRow, revision: int) -> PolicyRow:
+        """Return the row announced before if it says the same, else the new one with a larger revision."""
+        old = self.rows.rows.get(key)
+        if old is not None and replace(old, revision=0, trace="") == row:
+            return old
+        # Prefixes of the store are watched one by one, so that a change may come after one with a larger revision.
+        newer = max(revision, old.revision + 1 if old else 0)
+        return replace(row, revision=newer, trace=telemetry.traceparent())
+
+    def _conclude(self, revision: int, trace: str) -> None:
+        unreadable = self.view.unreadable
+        detail = "; ".join(f"{key}: {problem}" for key, problem in sorted(unreadable.items())[:3])
+        self._report("store contents", not unreadable, f"{len(unreadable)} unusable: {detail}" if unreadable else "")
+        self._want_cidrs(revision, trace)
+
+    def _want_cidrs(self, revision: int, trace: str) -> None:
+        rows = self.view.cidr_rows()
+        if not self._held and (rows != self._wanted_cidrs.rows or not self.cidrs.rows):
+            newer = max(revision, self._wanted_cidrs.revision + 1 if rows != self._wanted_cidrs.rows else 0)
+            self._wanted_cidrs = CidrRows(rows=rows, revision=newer, trace=trace)
+            self._cidrs_told.clear()
+            self._cidrs_wanted.set()
+
+    async def _advance(self, revision: int) -> None:
+        async with self._resolved:
+            self._revision = max(self._revision, revision)
+            self._resolved.notify_all()
+
+
+def _opens(old: PolicyRow, new: PolicyRow | None) -> bool:
+    """Tell whether a subject would lose its row, or a default deny."""
+    if new is None:
+        return True
+    return bool(old.ingress_default_deny and not new.ingress_default_deny) or bool(
+        old.egress_default_deny and not new.egress_default_deny
+    )

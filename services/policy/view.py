@@ -1,0 +1,135 @@
+"""Everything in etcd that rows are made of, read from items and changes; pure.
+
+An item that cannot be read never empties what was known under its key: the last good value stays, and `unreadable` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+from fairlead import codec
+from fairlead.errors import FairleadError, InvalidInput
+from fairlead.kv import Change, Item
+from fairlead.schema.base import IdentityId
+from fairlead.schema.policy import CidrRow, PolicyObject, StoredPolicy
+from services.policy.labels import implied, make_identity, parse_label_string
+from services.policy.model import Model, cidr_identity, reserved_identities
+from services.policy.parse import parse
+from services.policy.resolve import Enforcement
+from services.policy.rules import Policy, Translation
+from services.policy.store import CIDRS, DELETION, POLICIES, Deletion, decode_document, decode_number
+
+
+class View:
+    """The model, fed from the store."""
+
+    def __init__(self, identities_prefix: str, translation: Translation, enforcement: Enforcement) -> None:
+        self._identities_prefix = identities_prefix
+        self._translation = translation
+        self.model = Model(enforcement)
+        self.documents: dict[str, StoredPolicy] = {}
+        self.numbers: dict[str, int] = {}
+        """The number of each prefix that has one."""
+        self.unreadable: dict[str, str] = {}
+        """Why a key cannot be used, by key."""
+        self._cidr_rows: tuple[CidrRow, ...] | None = None
+        for identity in reserved_identities():
+            self.model.put_identity(identity)
+
+    @property
+    def named(self) -> AbstractSet[str]:
+        """Return the prefixes that a policy names now."""
+        return self.model.prefixes
+
+    @property
+    def unnumbered(self) -> set[str]:
+        """Return the prefixes that a policy names and that have no number."""
+        return set(self.named - self.numbers.keys())
+
+    def cidr_rows(self) -> tuple[CidrRow, ...]:
+        """Return the prefixes that policies name, with their identities; the same object until something changes."""
+        if self._cidr_rows is None:
+            found = sorted(self.named & self.numbers.keys())
+            self._cidr_rows = tuple(self._cidr_row(prefix, self.numbers[prefix]) for prefix in found)
+        return self._cidr_rows
+
+    def _cidr_row(self, prefix: str, number: int) -> CidrRow:
+        labels = self.model.identities[number].labels
+        return CidrRow(prefix=prefix, identity=IdentityId(number), labels=tuple(sorted(map(str, labels))))
+
+    def take_items(self, items: Iterable[Item]) -> None:
+        """Take in what a listing holds."""
+        for item in items:
+            self._take(item.key, item)
+
+    def take_changes(self, changes: Iterable[Change]) -> str:
+        """Take in what has changed; return the trace of the event that caused it, where the store knows it."""
+        trace = ""
+        for change in changes:
+            self._take(change.key, change.item)
+            trace = self._trace(change) or trace
+        return trace
+
+    def number_prefixes(self, numbers: dict[str, int]) -> None:
+        """Take in numbers that were given just now; the store will tell them again."""
+        for prefix, number in numbers.items():
+            self._set_number(prefix, number)
+
+    def _take(self, key: str, item: Item | None) -> None:
+        try:
+            if key.startswith(self._identities_prefix):
+                self._take_identity(key.removeprefix(self._identities_prefix), item)
+            elif key.startswith(CIDRS):
+                self._set_number(key.removeprefix(CIDRS), decode_number(item) if item else None)
+            elif key.startswith(POLICIES) and key != DELETION:
+                self._take_document(key, item)
+        except FairleadError as error:
+            self.unreadable[key] = error.message
+        else:
+            self.unreadable.pop(key, None)
+
+    def _take_identity(self, name: str, item: Item | None) -> None:
+        if not name.isascii() or not name.isdigit():
+            raise InvalidInput(f"{name!r} is no identity number")
+        if item is None:
+            self.model.remove_identity(int(name))
+            return
+        labels = parse_label_string(item.value.decode(errors="replace"))
+        self.model.put_identity(make_identity(int(name), implied(labels, self._translation.cluster)))
+
+    def _set_number(self, prefix: str, number: int | None) -> None:
+        self._cidr_rows = None
+        old = self.numbers.pop(prefix, None)
+        if old is not None and old != number:
+            self.model.remove_identity(old)
+        if number is not None:
+            self.numbers[prefix] = number
+            self.model.put_identity(cidr_identity(number, prefix))
+
+    def _take_document(self, key: str, item: Item | None) -> None:
+        self._cidr_rows = None
+        if item is None:
+            self.model.remove_policy(key)
+            self.documents.pop(key, None)
+            return
+        stored = decode_document(item)
+        policy = self.understand(stored.document)
+        self.model.put_policy(key, policy)
+        self.documents[key] = StoredPolicy(
+            policy=policy.reference,
+            document=stored.document,
+            revision=item.revision,
+            author=stored.author,
+            trace=stored.trace,
+        )
+
+    def understand(self, document: PolicyObject) -> Policy:
+        """Return the policy in a document. Raises InvalidInput."""
+        return parse(document, self._translation)
+
+    def _trace(self, change: Change) -> str:
+        if change.key == DELETION and change.item is not None:
+            return codec.decode(change.item.value, Deletion).trace
+        document = self.documents.get(change.key)
+        return document.trace if document else ""
