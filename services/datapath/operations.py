@@ -182,6 +182,9 @@ class Kernel(Protocol):
     def plugged(self) -> dict[int, Plugged]:
         """Return the links that exist now and carry our filter, by endpoint number."""
 
+    def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
+        """Make the node's own stack reach these prefixes, and no others, through its pods' programs. The main table stays as it is."""
+
     def endpoints(self) -> dict[int, EndpointEntry]:
         """Return the endpoint entries that stand in the maps."""
 

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Structs and maps shared with user space; `kernel/abi.py` holds the twins, and the loader compares sizes.
+ * Byte order is in the name: `_be` is network order, all else is the host's. Padding is explicit and zero.
+ * Maps are made and pinned by user space (it decides their sizes); programs only open the pins.
+ */
+#pragma once
+#include <linux/bpf_common.h>
+
+#define MAP(type, key_type, value_type, name) \
+	BPF_TABLE_PINNED7(type, key_type, value_type, name, 1, PIN_DIRECTORY "/fairlead_" #name, 0)
+
+/* 02:66:6c:00:00:01, locally administered: the host side of every veth pair. */
+#define GATEWAY_MAC_0 0x02
+#define GATEWAY_MAC_1 0x66
+#define GATEWAY_MAC_2 0x6c
+
+/* One address of either family; IPv4 is v4-mapped (::ffff:a.b.c.d), so that both families share every table. */
+struct address {
+	__u64 word[2];
+};
+
+/* Address to endpoint number: the local endpoints and nothing else. */
+struct endpoint_of {
+	__u32 endpoint;
+};
+MAP("hash", struct address, struct endpoint_of, endpoints);
+
+#define ENDPOINT_PRESENT 1
+#define ENDPOINT_HELD	 2
+
+/* By endpoint number; number 0 is nobody and stays zero, so its epoch can be added without asking. */
+struct endpoint_state {
+	__u32 epoch; /* grows with every change of the endpoint or its policy */
+	__u32 ifindex;
+	__u32 identity;
+	__u32 flags;
+	__u32 ingress_default_deny; /* provenance of a drop that no entry caused */
+	__u32 egress_default_deny;
+	__u8 pod_mac[6]; /* these 12 bytes are the Ethernet header of a packet to the pod */
+	__u8 host_mac[6];
+	__u32 reserved;
+};
+MAP("array", __u32, struct endpoint_state, endpoint_state);
+
+#define INGRESS 0
+#define EGRESS	1
+
+/* The documented policy map; the tables themselves are pinned as cilium_policy_<endpoint>. */
+struct policy_key {
+	__u32 identity; /* 0: any */
+	__u16 port_be;	/* 0: any */
+	__u8 protocol;	/* 0: any */
+	__u8 direction;
+};
+#define POLICY_DENY 1
+struct policy_value {
+	__u16 proxy_port_be;
+	__u8 flags;
+	__u8 precedence;
+	__u32 provenance;
+	__u64 packets;
+	__u64 bytes;
+};
+MAP("array_of_maps", __u32, __u32, policies);
+
+/* Address to identity of everybody who is not a local endpoint: exact first, then the longest prefix. */
+struct identity_of {
+	__u32 identity;
+};
+MAP("hash", struct address, struct identity_of, ipcache);
+struct prefix_key {
+	__u32 prefix_length; /* bits after this word: 32 of family, 96 of v4-mapping if IPv4, and the prefix's own */
+	__u32 family;	     /* keeps ::/0 from matching IPv4 */
+	__u8 address[16];
+};
+MAP("lpm_trie", struct prefix_key, struct identity_of, ipcache_prefix);
+
+/* One entry per flow, whoever speaks: the smaller end comes first. */
+struct flow_key {
+	struct address low;
+	struct address high;
+	__u16 low_port_be;
+	__u16 high_port_be;
+	__u8 protocol;
+	__u8 pad[3];
+};
+#define FLOW_LOW_BEGAN	  1 /* the low end is the initiator */
+#define FLOW_ESTABLISHED  2 /* TCP: something other than a SYN was seen */
+#define FLOW_LOW_CLOSING  4
+#define FLOW_HIGH_CLOSING 8
+#define FLOW_STACK	  16 /* the far end is behind this node's own stack */
+#define FLOW_HOST	  32 /* the far end is this node itself */
+struct flow {
+	__u64 last_seen; /* jiffies */
+	__u32 epoch;	 /* sum of the epochs under which it was allowed */
+	__u16 low_endpoint;
+	__u16 high_endpoint;
+	__u32 flags;
+	__u32 source_identity; /* of the initiator */
+	__u32 destination_identity;
+	__u32 pad;
+	__u64 packets[2]; /* forward, reply */
+	__u64 bytes[2];
+};
+MAP("lru_hash", struct flow_key, struct flow, conntrack);
+
+/* Later fragments carry no ports; the first one leaves them here. */
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__u32 id;
+	__u32 protocol;
+};
+struct fragment {
+	__u16 sport_be;
+	__u16 dport_be;
+	__u16 policy_port_be;
+	__u16 pad;
+};
+MAP("lru_hash", struct fragment_key, struct fragment, fragments);
+
+/* What the programs must be told; one entry. */
+struct settings {
+	__u32 address_epoch; /* grows when an address changes its endpoint or identity */
+	__u32 host_ifindex;  /* fairlead_host */
+	__u32 second;	     /* all times in jiffies */
+	__u32 syn_timeout;
+	__u32 established_timeout;
+	__u32 closing_timeout;
+	__u32 other_timeout;
+	__u32 events_per_second[2]; /* per CPU: drops, new flows */
+	__u32 pad;
+};
+MAP("array", __u32, struct settings, settings);
+
+/* By reason * 2 + direction; reason 0 is forwarded. */
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+MAP("percpu_array", __u32, struct counter, metrics);
+
+#define EVENT_DROP     1
+#define EVENT_NEW_FLOW 2
+struct event {
+	__u64 time_ns;
+	struct address source;
+	struct address destination;
+	__u32 source_identity;
+	__u32 destination_identity;
+	__u32 provenance;
+	__u32 length;
+	__u16 sport_be;
+	__u16 dport_be;
+	__u16 endpoint;
+	__u8 kind;
+	__u8 reason;
+	__u8 direction;
+	__u8 protocol;
+	__u8 pad[6];
+};
+struct events_table_t {
+	__u32 key;
+	__u32 leaf;
+	void *(*ringbuf_reserve)(u64);
+	void (*ringbuf_submit)(void *, u64);
+	__u32 max_entries;
+};
+__attribute__((section("maps/ringbuf:" PIN_DIRECTORY "/fairlead_events"))) struct events_table_t events = {.max_entries = 4096};
+
+/* Per CPU and kind: how many reports this second has left, and how many were not delivered ever. */
+struct event_budget {
+	__u64 second_began; /* jiffies */
+	__u64 lost;
+	__u32 spent;
+	__u32 pad;
+};
+MAP("percpu_array", __u32, struct event_budget, event_budget);

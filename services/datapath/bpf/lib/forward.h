@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Where an allowed packet goes. */
+#pragma once
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include "packet.h"
+
+#define FIB_SUCCESS  0
+#define FIB_NO_NEIGH 7
+#define INET	     2
+#define INET6	     10
+
+struct neighbour {
+	__u32 family;
+	__u32 address[4];
+};
+
+/* BCC 0.26 declares this helper without its `params`. */
+static long (*redirect_neigh)(__u32 ifindex, struct neighbour *params, int length, __u64 flags) =
+	(void *)BPF_FUNC_redirect_neigh;
+
+static __always_inline int decrement_ttl(struct __sk_buff *skb, __u8 family)
+{
+	if (family == 4) {
+		struct iphdr *ip = start_of(skb) + ETH_HLEN;
+		__u32 sum;
+
+		if ((void *)(ip + 1) > end_of(skb))
+			return DROP_WRITE_ERROR;
+		if (ip->ttl <= 1)
+			return DROP_TTL_EXCEEDED;
+		/* RFC 1141: one less in the high byte is one more in the complement */
+		sum = (__u32)ip->check + BE16(0x0100);
+		ip->check = (__u16)(sum + (sum >= 0xffff));
+		ip->ttl--;
+	} else {
+		struct ipv6hdr *ip = start_of(skb) + ETH_HLEN;
+
+		if ((void *)(ip + 1) > end_of(skb))
+			return DROP_WRITE_ERROR;
+		if (ip->hop_limit <= 1)
+			return DROP_TTL_EXCEEDED;
+		ip->hop_limit--;
+	}
+	return 0;
+}
+
+/* Hand the packet to a local endpoint. Returns a drop reason, or 0 with the action in `action`. */
+static __always_inline int to_endpoint(struct __sk_buff *skb, const struct packet *p,
+				       const struct endpoint_state *state, int origin, int *action)
+{
+	int reason = origin == ORIGIN_HOST ? 0 : decrement_ttl(skb, p->family);
+	__u32 *ethernet = start_of(skb);
+	const __u32 *addresses = (const __u32 *)state->pod_mac;
+
+	if (reason)
+		return reason;
+	if ((void *)ethernet + ETH_HLEN > end_of(skb))
+		return DROP_WRITE_ERROR;
+	ethernet[0] = addresses[0];
+	ethernet[1] = addresses[1];
+	ethernet[2] = addresses[2];
+	/* only an ingress hook may hand over to the peer at once */
+	*action = origin == ORIGIN_HOST ? bpf_redirect(state->ifindex, 0) : bpf_redirect_peer(state->ifindex, 0);
+	return 0;
+}
+
+static __always_inline void fill_fib(struct bpf_fib_lookup *fib, const struct packet *p, __u32 ifindex)
+{
+	fib->family = p->family == 4 ? INET : INET6;
+	fib->l4_protocol = p->protocol;
+	fib->sport = p->sport_be;
+	fib->dport = p->dport_be;
+	fib->ifindex = ifindex;
+	if (p->family == 4) {
+		fib->ipv4_src = V4_OF(p->source.word[1]);
+		fib->ipv4_dst = V4_OF(p->destination.word[1]);
+	} else {
+		__builtin_memcpy(fib->ipv6_src, &p->source, 16);
+		__builtin_memcpy(fib->ipv6_dst, &p->destination, 16);
+	}
+}
+
+/*
+ * Send the packet off the node by the host's routes. The look-up is asked as if the packet came in by fairlead_host, so
+ * that forwarding need be enabled on no other device.
+ */
+static __always_inline int to_network(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
+				      int *action)
+{
+	struct bpf_fib_lookup fib = {};
+	struct neighbour next = {};
+	int result;
+
+	fill_fib(&fib, p, config->host_ifindex);
+	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (result != FIB_SUCCESS && result != FIB_NO_NEIGH)
+		return DROP_FIB;
+	/* our own prefix, and yet nobody's address */
+	if (fib.ifindex == config->host_ifindex)
+		return DROP_UNKNOWN_TARGET;
+	result = decrement_ttl(skb, p->family);
+	if (result)
+		return result;
+	next.family = fib.family;
+	__builtin_memcpy(next.address, fib.ipv6_dst, 16);
+	*action = redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
+	return 0;
+}

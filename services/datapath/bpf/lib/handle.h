@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The way of every packet that has been parsed: one look at the flow table; if the flow was allowed under the epochs of
+ * this moment it goes on, otherwise it is judged.
+ */
+#pragma once
+#include "forward.h"
+#include "judge.h"
+
+/* Tell whether the flow's stamp still holds and the packet comes from where the flow's packets come. */
+static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int origin, const struct flow *flow,
+				    bool from_low, const struct settings *config, struct parties *who)
+{
+	who->source_endpoint = from_low ? flow->low_endpoint : flow->high_endpoint;
+	who->destination_endpoint = from_low ? flow->high_endpoint : flow->low_endpoint;
+	who->source = state_of(who->source_endpoint);
+	who->destination = state_of(who->destination_endpoint);
+	who->far_flags = flow->flags & (FLOW_STACK | FLOW_HOST);
+	if (!who->source || !who->destination)
+		return false;
+	who->epoch = READ_ONCE(config->address_epoch) + READ_ONCE(who->source->epoch) +
+		     READ_ONCE(who->destination->epoch);
+	if (who->epoch != flow->epoch || !flow_alive(flow, config, p->protocol) || reopens(flow, p, from_low))
+		return false;
+	if (origin == ORIGIN_POD)
+		return who->source_endpoint && who->source->ifindex == skb->ifindex;
+	if (who->source_endpoint)
+		return false;
+	if (origin == ORIGIN_HOST)
+		return who->far_flags == (FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST));
+	return !who->far_flags;
+}
+
+static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int origin, const struct settings *config,
+				   const struct parties *who)
+{
+	struct verdict v = {.direction = origin == ORIGIN_POD ? EGRESS : INGRESS};
+	int action = TC_ACT_OK;
+
+	if (who->destination_endpoint)
+		v.reason = to_endpoint(skb, p, who->destination, origin, &action);
+	else if (!(who->far_flags & FLOW_STACK))
+		v.reason = to_network(skb, p, config, &action);
+	if (!v.reason)
+		return action;
+	v.endpoint = origin == ORIGIN_POD ? who->source_endpoint : who->destination_endpoint;
+	v.source_identity = who->source->identity;
+	v.destination_identity = who->destination->identity;
+	return drop(skb, p, &v);
+}
+
+static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int origin)
+{
+	struct parties who = {};
+	struct flow_key key = {};
+	struct settings *config;
+	struct flow *flow;
+	__u32 zero = 0;
+	bool from_low;
+	int action;
+
+	config = settings.lookup(&zero);
+	if (!config)
+		return TC_ACT_SHOT;
+	from_low = make_flow_key(&key, &p->source, &p->destination, p->sport_be, p->dport_be);
+	key.protocol = p->protocol;
+	flow = conntrack.lookup(&key);
+	if (flow && trusted(skb, p, origin, flow, from_low, config, &who)) {
+		touch_flow(flow, p, from_low, skb->len);
+		count(skb, 0, origin == ORIGIN_POD ? EGRESS : INGRESS);
+		return deliver(skb, p, origin, config, &who);
+	}
+	action = judge(skb, p, origin, &key, flow, from_low, config, &who);
+	if (action != CONTINUE)
+		return action;
+	return deliver(skb, p, origin, config, &who);
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The slow way of a packet: who are both ends, what do their policies say, remember the answer.
+ *
+ * Policy always judges the forward direction: the initiator's egress, then the responder's ingress. A reply whose flow is
+ * stale has the forward direction judged, so a flow that may not be begun any more may not be answered either. A flow that
+ * is denied keeps its entry, unstamped: otherwise its own replies would begin it anew the other way round.
+ */
+#pragma once
+#include "conntrack.h"
+#include "identity.h"
+#include "policy.h"
+#include "related.h"
+
+#define CONTINUE -1
+#define NOT_OURS 255 /* as a reason: the packet is for somebody else */
+
+/* Both ends as the packet has them. */
+struct parties {
+	__u32 source_endpoint;
+	__u32 destination_endpoint;
+	struct endpoint_state *source;
+	struct endpoint_state *destination;
+	__u32 epoch;
+	__u32 far_flags; /* FLOW_STACK and FLOW_HOST, if the far end is there */
+};
+
+/* Return the identity of the far end as sender. Only this node's own stack may speak as the host. */
+static __always_inline __u32 far_source_identity(struct packet *p, int origin, __u32 far_flags)
+{
+	__u32 identity;
+
+	if (origin == ORIGIN_HOST && far_flags & FLOW_HOST)
+		return IDENTITY_HOST;
+	identity = identity_with(&p->source, p->family);
+	return identity == IDENTITY_HOST ? IDENTITY_WORLD : identity;
+}
+
+/* Find the endpoints and check that the packet may come from where it came. Returns 0 or a reason. */
+static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p, int origin, const struct flow *flow,
+					const struct settings *config, struct parties *who)
+{
+	__u32 epoch = READ_ONCE(config->address_epoch);
+
+	who->source_endpoint = endpoint_with(&p->source);
+	who->destination_endpoint = endpoint_with(&p->destination);
+	who->source = state_of(who->source_endpoint);
+	who->destination = state_of(who->destination_endpoint);
+	if (!who->source || !who->destination)
+		return DROP_INTERNAL;
+	who->epoch = epoch + READ_ONCE(who->source->epoch) + READ_ONCE(who->destination->epoch);
+	if (origin == ORIGIN_POD) {
+		if (!who->source_endpoint || who->source->ifindex != skb->ifindex)
+			return DROP_INVALID_SOURCE;
+		who->far_flags = flow ? flow->flags & (FLOW_STACK | FLOW_HOST) : 0;
+		return 0;
+	}
+	if (!who->destination_endpoint)
+		return NOT_OURS;
+	if (who->source_endpoint)
+		return DROP_INVALID_SOURCE;
+	if (origin == ORIGIN_HOST)
+		who->far_flags = FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST);
+	else if (flow && flow->flags & FLOW_HOST)
+		return DROP_INVALID_SOURCE; /* the network does not speak for this node */
+	return 0;
+}
+
+static __always_inline void find_identities(struct packet *p, int origin, struct parties *who, struct verdict *v)
+{
+	v->source_identity = who->source->identity;
+	v->destination_identity = who->destination->identity;
+	if (origin != ORIGIN_POD)
+		v->source_identity = far_source_identity(p, origin, who->far_flags);
+	else if (who->far_flags & FLOW_HOST)
+		v->destination_identity = IDENTITY_HOST;
+	else if (!who->destination_endpoint)
+		v->destination_identity = identity_with(&p->destination, p->family);
+	if (origin == ORIGIN_POD && !who->destination_endpoint && v->destination_identity == IDENTITY_HOST)
+		who->far_flags = FLOW_STACK | FLOW_HOST;
+}
+
+static __always_inline bool is_held(struct parties *who, struct verdict *v)
+{
+	v->reason = DROP_HELD;
+	if (who->source_endpoint && who->source->flags != ENDPOINT_PRESENT) {
+		v->endpoint = who->source_endpoint;
+		v->direction = EGRESS;
+		return true;
+	}
+	v->endpoint = who->destination_endpoint;
+	v->direction = INGRESS;
+	return who->destination_endpoint && who->destination->flags != ENDPOINT_PRESENT;
+}
+
+/* Judge both ends' policies of the flow that the packet belongs to; `reply`: the sender is its responder. */
+static __always_inline void judge_flow(struct __sk_buff *skb, struct packet *p, struct parties *who, bool reply,
+				       struct verdict *v)
+{
+	__u32 initiator = reply ? who->destination_endpoint : who->source_endpoint;
+	__u32 responder = reply ? who->source_endpoint : who->destination_endpoint;
+	struct policy_key key = {.protocol = p->protocol, .direction = EGRESS};
+
+	v->reason = 0;
+	if (initiator) {
+		key.identity = reply ? v->source_identity : v->destination_identity;
+		key.port_be = reply ? p->sport_be : p->policy_port_be;
+		judge_policy(skb, initiator, reply ? who->destination : who->source, &key, v);
+		if (v->reason)
+			return;
+	}
+	if (!responder)
+		return;
+	key.identity = reply ? v->destination_identity : v->source_identity;
+	key.port_be = reply ? p->sport_be : p->policy_port_be;
+	key.protocol = p->protocol;
+	key.direction = INGRESS;
+	judge_policy(skb, responder, reply ? who->source : who->destination, &key, v);
+}
+
+static __always_inline void stamp(struct flow *flow, const struct parties *who, const struct verdict *v, bool from_low,
+				  bool reply)
+{
+	flow->low_endpoint = from_low ? who->source_endpoint : who->destination_endpoint;
+	flow->high_endpoint = from_low ? who->destination_endpoint : who->source_endpoint;
+	flow->source_identity = reply ? v->destination_identity : v->source_identity;
+	flow->destination_identity = reply ? v->source_identity : v->destination_identity;
+	flow->flags = (flow->flags & ~(FLOW_STACK | FLOW_HOST)) | who->far_flags;
+	flow->epoch = who->epoch;
+}
+
+/* Remember an allowed packet: stamp the flow it belongs to, or begin one. Returns 0 or a reason. */
+static __always_inline int record(struct __sk_buff *skb, struct packet *p, struct flow_key *key, struct flow *flow,
+				  struct parties *who, struct verdict *v, bool from_low)
+{
+	struct flow begun = {};
+
+	if (flow) {
+		stamp(flow, who, v, from_low, is_reply(flow, from_low));
+		touch_flow(flow, p, from_low, skb->len);
+		return 0;
+	}
+	if (p->unrecorded || p->tcp_flags & TCP_RST)
+		return 0;
+	begun.flags = from_low ? FLOW_LOW_BEGAN : 0;
+	stamp(&begun, who, v, from_low, false);
+	touch_flow(&begun, p, from_low, skb->len);
+	if (conntrack.update(key, &begun))
+		return DROP_FLOW_TABLE;
+	report(skb, p, v, EVENT_NEW_FLOW);
+	return 0;
+}
+
+/* Returns CONTINUE for a packet that passes, or what to do with it. */
+static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int origin, struct flow_key *key,
+				 struct flow *flow, bool from_low, const struct settings *config, struct parties *who)
+{
+	struct verdict v = {.direction = origin == ORIGIN_POD ? EGRESS : INGRESS};
+
+	if (flow && (!flow_alive(flow, config, p->protocol) || reopens(flow, p, from_low)))
+		flow = 0;
+	v.reason = find_parties(skb, p, origin, flow, config, who);
+	if (v.reason == NOT_OURS)
+		return TC_ACT_OK;
+	if (v.reason)
+		return drop(skb, p, &v);
+	find_identities(p, origin, who, &v);
+	if (is_held(who, &v))
+		return drop(skb, p, &v);
+	if (p->icmp_error && is_related(skb, p, config)) {
+		count(skb, 0, v.direction);
+		return CONTINUE;
+	}
+	judge_flow(skb, p, who, flow && is_reply(flow, from_low), &v);
+	if (v.reason)
+		return drop(skb, p, &v);
+	v.reason = record(skb, p, key, flow, who, &v, from_low);
+	if (v.reason)
+		return drop(skb, p, &v);
+	count(skb, 0, v.direction);
+	return CONTINUE;
+}

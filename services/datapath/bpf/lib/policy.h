@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The policy look-up. All six keys that may cover a packet are examined, and of the entries found wins, in this order:
+ *  1. a deny over an allow;
+ *  2. the higher precedence;
+ *  3. the more specific in layer 4: protocol and port, protocol, neither;
+ *  4. the one that names the peer over the one for any peer.
+ */
+#pragma once
+#include "events.h"
+
+struct candidate {
+	struct policy_value *value;
+	__u32 rank;
+};
+
+static __always_inline void consider(void *table, struct policy_key *key, __u32 specificity, struct candidate *best)
+{
+	struct policy_value *value = bpf_map_lookup_elem(table, key);
+	__u32 rank;
+
+	if (!value)
+		return;
+	rank = (value->flags & POLICY_DENY ? 1u << 16 : 0) | (__u32)value->precedence << 8 | specificity;
+	if (!best->value || rank > best->rank) {
+		best->value = value;
+		best->rank = rank;
+	}
+}
+
+/* `key` names peer, port and protocol in full; it comes back changed. */
+static __always_inline struct policy_value *best_entry(void *table, struct policy_key *key)
+{
+	__u32 peer = key->identity;
+	__u16 port_be = key->port_be;
+	__u8 protocol = key->protocol;
+	struct candidate best = {};
+
+	consider(table, key, 5, &best);
+	key->identity = 0;
+	consider(table, key, 4, &best);
+	key->port_be = 0;
+	consider(table, key, 2, &best);
+	key->identity = peer;
+	consider(table, key, 3, &best);
+	key->protocol = 0;
+	consider(table, key, 1, &best);
+	key->identity = 0;
+	consider(table, key, 0, &best);
+	return best.value;
+}
+
+/* Judge one direction at one endpoint. Fills the verdict's reason, provenance, endpoint and direction. */
+static __always_inline void judge_policy(const struct __sk_buff *skb, __u32 endpoint,
+					 const struct endpoint_state *state, struct policy_key *key, struct verdict *v)
+{
+	struct policy_value *entry = 0;
+	void *table;
+
+	v->endpoint = endpoint;
+	v->direction = key->direction;
+	v->provenance = key->direction == EGRESS ? state->egress_default_deny : state->ingress_default_deny;
+	v->reason = DROP_POLICY;
+	table = policies.lookup(&endpoint);
+	if (table)
+		entry = best_entry(table, key);
+	if (!entry)
+		return;
+	__sync_fetch_and_add(&entry->packets, 1);
+	__sync_fetch_and_add(&entry->bytes, skb->len);
+	v->provenance = entry->provenance;
+	if (entry->flags & POLICY_DENY)
+		v->reason = DROP_POLICY_DENY;
+	else if (entry->proxy_port_be)
+		v->reason = DROP_NO_PROXY;
+	else
+		v->reason = 0;
+}

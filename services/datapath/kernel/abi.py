@@ -1,0 +1,167 @@
+"""Twins of the structs and maps in `bpf/lib/abi.h`. The loader compares the sizes with what the compiler made of the C.
+
+Byte order: `>` parts are network order, all else is the host's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairlead.address import Address, Prefix
+from services.datapath.kernel.syscalls import NO_PREALLOC
+from services.datapath.operations import Event, EventKind, PolicyCounters, PolicyKey, PolicyValue
+
+SCHEMA_VERSION = 1
+"""Grows when a map's shape changes in a way that a running program could not bear."""
+
+PIN_PREFIX = "fairlead_"
+PROGRAMS = ("from_pod", "from_network", "from_host")
+POLICY_ENTRIES = 16384
+MAX_ENDPOINTS = 65536
+GATEWAY_MAC = bytes.fromhex("02666c000001")
+"""The host side of every veth pair; neighbour.h answers with it."""
+
+ENDPOINT_PRESENT, ENDPOINT_HELD = 1, 2
+BPF_DIRECTORY = Path(__file__).resolve().parent.parent / "bpf"
+
+ENDPOINT_STATE = struct.Struct("=6I6s6sI")
+SETTINGS = struct.Struct("=10I")
+FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
+FLOW = struct.Struct("=QIHHIIII4Q")
+EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB6x")
+ABI = struct.Struct("=II32s")
+_POLICY_REST = struct.Struct("=BBIQQ")
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """The shape of one pinned map."""
+
+    kind: str
+    key_bytes: int
+    value_bytes: int
+    entries: int
+    flags: int = 0
+
+
+POLICY_MAP = MapSpec("hash", 8, 24, POLICY_ENTRIES, NO_PREALLOC)
+
+
+def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
+    """Return every map of the programs by name, for a flow table of `flows` and room for `addresses`."""
+    return {
+        "endpoints": MapSpec("hash", 16, 4, MAX_ENDPOINTS, NO_PREALLOC),
+        "endpoint_state": MapSpec("array", 4, ENDPOINT_STATE.size, MAX_ENDPOINTS),
+        "policies": MapSpec("array_of_maps", 4, 4, MAX_ENDPOINTS),
+        "ipcache": MapSpec("hash", 16, 4, addresses, NO_PREALLOC),
+        "ipcache_prefix": MapSpec("lpm_trie", 24, 4, addresses, NO_PREALLOC),
+        "conntrack": MapSpec("lru_hash", FLOW_KEY.size, FLOW.size, flows),
+        "fragments": MapSpec("lru_hash", 40, 8, 8192),
+        "settings": MapSpec("array", 4, SETTINGS.size, 1),
+        "metrics": MapSpec("percpu_array", 4, 16, 512),
+        "events": MapSpec("ringbuf", 0, 0, 1 << 20),
+        "event_budget": MapSpec("percpu_array", 4, 24, 2),
+        "abi": MapSpec("array", 4, ABI.size, 1),
+    }
+
+
+def pack_address(address: Address) -> bytes:
+    """Return the 16 bytes of an address, IPv4 as v4-mapped."""
+    packed = address.packed
+    return packed if len(packed) == 16 else b"\0" * 10 + b"\xff\xff" + packed
+
+
+def unpack_address(packed: bytes) -> Address:
+    """Return the address that 16 bytes hold."""
+    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
+        return Address(str(ipaddress.IPv4Address(packed[12:])))
+    return Address(str(ipaddress.IPv6Address(packed)))
+
+
+def pack_prefix(prefix: Prefix) -> bytes:
+    """Return a key of the prefix trie."""
+    mapped_bits = 96 if prefix.family == 4 else 0
+    return struct.pack("=II16s", 32 + mapped_bits + prefix.length, prefix.family, pack_address(prefix.address))
+
+
+def unpack_prefix(key: bytes) -> Prefix:
+    """Return the prefix that a key of the trie means."""
+    length, family, packed = struct.unpack("=II16s", key)
+    return Prefix(f"{unpack_address(packed)}/{length - 32 - (96 if family == 4 else 0)}")
+
+
+def pack_policy_key(key: PolicyKey) -> bytes:
+    """Return the documented 8 bytes."""
+    return struct.pack("=I", key.identity) + struct.pack(">HBB", key.port, key.protocol, key.direction)
+
+
+def unpack_policy_key(packed: bytes) -> PolicyKey:
+    """Return what 8 bytes of a policy map's key mean."""
+    port, protocol, direction = struct.unpack_from(">HBB", packed, 4)
+    return PolicyKey(struct.unpack_from("=I", packed)[0], port, protocol, direction)
+
+
+def pack_policy_value(value: PolicyValue) -> bytes:
+    """Return the documented 24 bytes, counters zero."""
+    rest = _POLICY_REST.pack(int(value.deny), value.precedence, value.provenance, 0, 0)
+    return struct.pack(">H", value.proxy_port) + rest
+
+
+def unpack_policy_value(packed: bytes) -> tuple[PolicyValue, PolicyCounters]:
+    """Return the value and the counters in 24 bytes."""
+    (proxy_port,) = struct.unpack_from(">H", packed)
+    flags, precedence, provenance, packets, length = _POLICY_REST.unpack_from(packed, 2)
+    return PolicyValue(bool(flags & 1), precedence, proxy_port, provenance), PolicyCounters(packets, length)
+
+
+def unpack_event(packed: bytes) -> Event:
+    """Return the report that the programs wrote."""
+    fields = EVENT.unpack(packed)
+    time_ns, source, destination, source_identity, destination_identity, provenance, length = fields[:7]
+    sport, dport, endpoint, kind, reason, direction, protocol = fields[7:]
+    return Event(
+        kind=EventKind(kind),
+        reason=reason,
+        direction=direction,
+        protocol=protocol,
+        source=unpack_address(source),
+        destination=unpack_address(destination),
+        sport=int.from_bytes(sport, "big"),
+        dport=int.from_bytes(dport, "big"),
+        source_identity=source_identity,
+        destination_identity=destination_identity,
+        endpoint=endpoint,
+        provenance=provenance,
+        length_bytes=length,
+        time_ns=time_ns,
+    )
+
+
+def source_text() -> str:
+    """Return the C of all programs as one text: BCC rewrites map accesses only in the main file, so headers are inlined."""
+    seen: set[Path] = set()
+
+    def expand(path: Path) -> str:
+        if path in seen:
+            return ""
+        seen.add(path)
+        lines = path.read_text().splitlines()
+        return "\n".join(expand_line(path, line) for line in lines if line != "#pragma once")
+
+    def expand_line(path: Path, line: str) -> str:
+        if not line.startswith('#include "'):
+            return line
+        name = line.split('"')[1]
+        inside = path.parent if (path.parent / name).exists() else BPF_DIRECTORY
+        return expand(inside / name)
+
+    return "\n".join(expand(BPF_DIRECTORY / name) for name in ("pod.c", "host.c")) + "\n"
+
+
+def source_hash() -> bytes:
+    """Return what tells one version of the programs from another."""
+    return hashlib.sha256(source_text().encode()).digest()

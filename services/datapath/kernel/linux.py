@@ -1,0 +1,290 @@
+"""The kernel of one node, for real: `operations.Kernel` on pinned eBPF maps, tc filters, veth pairs and our own routes.
+
+Calls come from one thread. Everything lives in the network namespace in which `start` was called. A call that was cut short by
+a kill is completed by making it again; programs see an endpoint only when `put_endpoint` has written it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairlead.address import Address, Prefix
+from services.datapath.kernel import abi, links, loader, netlink, routes, syscalls
+from services.datapath.kernel.events import EventReader
+from services.datapath.kernel.maps import ensure_pin_directory
+from services.datapath.kernel.netlink import Netlink
+from services.datapath.kernel.tables import Tables
+from services.datapath.operations import (
+    EndpointEntry,
+    Event,
+    KernelError,
+    KernelReport,
+    Link,
+    Plugged,
+    PolicyCounters,
+    PolicyKey,
+    PolicyValue,
+)
+
+DEFAULT_PIN_DIRECTORY = Path("/sys/fs/bpf/tc/globals")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Sizes and times that a node may want otherwise."""
+
+    flows: int = 131_072
+    """Entries of the flow table, some 170 bytes of kernel memory each."""
+    addresses: int = 512_000
+    syn_timeout_s: int = 60
+    established_timeout_s: int = 8000
+    closing_timeout_s: int = 10
+    other_timeout_s: int = 60
+    drop_events_per_second: int = 1000
+    """Per processor; what is above counts as lost."""
+    flow_events_per_second: int = 1000
+
+
+class LinuxKernel:
+    """The kernel of the network namespace in which `start` is called."""
+
+    def __init__(
+        self,
+        pin_directory: Path = DEFAULT_PIN_DIRECTORY,
+        uplinks: Sequence[str] = (),
+        tuning: Tuning | None = None,
+    ) -> None:
+        links.check_names(uplinks)
+        self._directory = pin_directory
+        self._uplinks = tuple(uplinks)
+        self._tuning = tuning or Tuning()
+        self._tables = Tables(pin_directory, self._tuning.flows, self._tuning.addresses)
+        self._programs: dict[str, int] = {}
+        self._netlink: Netlink | None = None
+        self._reader: EventReader | None = None
+        self._host_ifindex = 0
+        self._mtu_bytes = 0
+
+    @property
+    def _wire(self) -> Netlink:
+        if self._netlink is None:
+            raise KernelError("the kernel is not started: call start() first")
+        return self._netlink
+
+    # start and stop
+
+    def start(self) -> KernelReport:
+        """Adopt or create maps and programs, and attach them to the uplinks. An adopted datapath never stops forwarding meanwhile."""
+        ensure_pin_directory(self._directory)
+        self._netlink = self._netlink or Netlink()
+        self._tables.open()
+        schema, source = self._tables.version()
+        if schema not in {0, abi.SCHEMA_VERSION}:
+            raise KernelError(
+                f"the maps in {self._directory} have schema {schema}, this version needs {abi.SCHEMA_VERSION}; migration "
+                f"is not there yet: run the version that made them, or remove the node's datapath (destroy) first"
+            )
+        compile_s = self._load_programs(source)
+        self._prepare_host()
+        self._attach_all()
+        events = self._tables.maps["events"]
+        self._reader = self._reader or EventReader(events.fd, events.spec.entries)
+        return KernelReport(
+            adopted=schema != 0,
+            compile_s=compile_s,
+            features={"redirect_peer": True, "verdict_epochs": True, "l7": False, "port_ranges": False},
+            pin_directory=str(self._directory),
+            uplinks=self._uplinks,
+        )
+
+    def _load_programs(self, standing: bytes) -> float:
+        wanted, compile_s = abi.source_hash(), 0.0
+        pins = {name: self._directory / f"{abi.PIN_PREFIX}{name}" for name in abi.PROGRAMS}
+        if standing != wanted or not all(pin.exists() for pin in pins.values()):
+            compile_s = loader.compile_and_pin(self._directory)
+        for fd in self._programs.values():
+            os.close(fd)
+        self._programs = {name: syscalls.object_get(str(pin)) for name, pin in pins.items()}
+        return compile_s
+
+    def _prepare_host(self) -> None:
+        uplinks = [links.find_uplink(self._wire, name) for name in self._uplinks]
+        self._mtu_bytes = min((uplink.mtu_bytes for uplink in uplinks), default=1500)
+        self._host_ifindex = links.host_door(self._wire).ifindex
+        tuning, second = self._tuning, _jiffies_per_second()
+        times_s = (tuning.syn_timeout_s, tuning.established_timeout_s, tuning.closing_timeout_s, tuning.other_timeout_s)
+        self._tables.set_settings(
+            self._host_ifindex,
+            (second, *(second * time_s for time_s in times_s)),
+            (tuning.drop_events_per_second, tuning.flow_events_per_second),
+        )
+
+    def _attach_all(self) -> None:
+        """Put the programs where they belong; a filter that has the right one already is left alone."""
+        places = {name: ("from_network", links.INGRESS) for name in self._uplinks}
+        places[links.HOST_DEVICE] = ("from_host", links.EGRESS)
+        for device in links.all_devices(self._wire):
+            if links.endpoint_of_interface(device.name) is not None:
+                places[device.name] = ("from_pod", links.INGRESS)
+            if device.name in places:
+                program, hook = places[device.name]
+                self._attach(device.ifindex, hook, program)
+        self._tables.set_version(abi.source_hash())
+
+    def _attach(self, ifindex: int, hook: int, program: str) -> None:
+        standing = links.attached(self._wire, ifindex, hook)
+        if standing is None or standing.program_id != syscalls.program_id(self._programs[program]):
+            self._wire.send(links.attach(ifindex, hook, program, self._programs[program]))
+
+    def stop(self) -> None:
+        """Close descriptors. Nothing is detached, unpinned or removed."""
+        for fd in self._programs.values():
+            os.close(fd)
+        self._programs.clear()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+        self._tables.close()
+
+    def destroy(self) -> None:
+        """Remove everything of this node: filters, links, pins. For `lab-down` and uninstall only."""
+        wire = self._netlink or Netlink()
+        devices = {device.name: device for device in links.all_devices(wire)}
+        mine = [name for name in devices if links.endpoint_of_interface(name) is not None]
+        mine += [links.HOST_DEVICE] if links.HOST_DEVICE in devices else []
+        for name in self._uplinks:
+            if name in devices and links.attached(wire, devices[name].ifindex, links.INGRESS) is not None:
+                wire.send([links.detach(devices[name].ifindex, links.INGRESS)])
+        routes.remove_all(wire)
+        wire.send([links.remove_device(name) for name in mine])
+        self._netlink = wire
+        self.stop()
+        self._remove_pins()
+
+    def _remove_pins(self) -> None:
+        if not self._directory.is_dir():
+            return
+        for pin in self._directory.iterdir():
+            if pin.name.startswith((abi.PIN_PREFIX, "cilium_policy_")):
+                pin.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._directory.rmdir()  # others may keep pins there
+
+    # links
+
+    def plug(self, link: Link) -> Plugged:
+        """Make the veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
+        name, mtu_bytes = links.host_interface(link.endpoint), link.mtu_bytes or self._mtu_bytes
+        with netlink.inside(link.netns):
+            pod = Netlink()
+        try:
+            device = self._ensure_pair(link, name, mtu_bytes, pod)
+            far = links.find_device(pod, link.interface)
+            if far is None:
+                raise KernelError(f"{link.interface} in {link.netns} vanished while it was being made")
+            with netlink.inside(link.netns):
+                links.allow_ipv6(link)
+            pod.send(links.pod_side(link, far, links.addresses_of(pod, far.ifindex), mtu_bytes))
+        finally:
+            pod.close()
+        self._wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name)])
+        links.let_replies_in(name)
+        self._attach(device.ifindex, links.INGRESS, "from_pod")
+        return Plugged(link.endpoint, name, device.ifindex, abi.GATEWAY_MAC, links.pod_mac(link.endpoint))
+
+    def _ensure_pair(self, link: Link, name: str, mtu_bytes: int, pod: Netlink) -> links.Device:
+        near, far = links.find_device(self._wire, name), links.find_device(pod, link.interface)
+        if near is not None and far is not None and far.peer_ifindex == near.ifindex:
+            return near
+        if far is not None:
+            raise KernelError(f"{link.netns} has another {link.interface} already: choose another interface name")
+        if near is not None:
+            self._wire.send([links.remove_device(name)])  # its far end is in a namespace of the past
+        with netlink.namespace(link.netns) as fd:
+            peer = links.veth_peer(link.interface, links.pod_mac(link.endpoint), mtu_bytes, fd)
+            self._wire.send([links.add_veth(name, abi.GATEWAY_MAC, mtu_bytes, peer)])
+        made = links.find_device(self._wire, name)
+        if made is None:
+            raise KernelError(f"{name} vanished while it was being made: is somebody else managing it?")
+        return made
+
+    def unplug(self, endpoint: int) -> None:
+        """Remove the veth pair, the endpoint's policy map and everything else of the endpoint."""
+        self._tables.delete_endpoint(endpoint)
+        self._wire.send([links.remove_device(links.host_interface(endpoint))])
+        self._tables.delete_policy(endpoint)
+
+    def plugged(self) -> dict[int, Plugged]:
+        """Return the links that exist now and carry our filter, by endpoint number."""
+        found = {}
+        for device in links.all_devices(self._wire):
+            endpoint = links.endpoint_of_interface(device.name)
+            if endpoint is not None and links.attached(self._wire, device.ifindex, links.INGRESS) is not None:
+                mac = links.pod_mac(endpoint)
+                found[endpoint] = Plugged(endpoint, device.name, device.ifindex, device.mac, mac)
+        return found
+
+    def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
+        """Make the node's own stack reach these prefixes, and no others, through its pods' programs."""
+        routes.set_routes(self._wire, prefixes, self._host_ifindex)
+
+    # rows
+
+    def endpoints(self) -> dict[int, EndpointEntry]:
+        """Return the endpoint entries that stand in the maps."""
+        return self._tables.endpoints()
+
+    def put_endpoint(self, entry: EndpointEntry) -> None:
+        """Write the endpoint's entry; addresses it had before and lacks now are removed. Flows are judged anew."""
+        self._tables.put_endpoint(entry)
+
+    def delete_endpoint(self, endpoint: int) -> None:
+        """Remove the entry; from then on nothing passes to or from it."""
+        self._tables.delete_endpoint(endpoint)
+
+    def policy(self, endpoint: int) -> dict[PolicyKey, tuple[PolicyValue, PolicyCounters]]:
+        """Return the endpoint's policy map; empty when it has none."""
+        return self._tables.policy(endpoint)
+
+    def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
+        """Change the endpoint's policy map (made on first use), then have its flows judged anew. Raises KernelError when it is full."""
+        self._tables.apply_policy(endpoint, puts, deletes)
+
+    def policy_pin(self, endpoint: int) -> str:
+        """Return the path at which the endpoint's policy map is pinned."""
+        return str(self._tables.policy_pin(endpoint))
+
+    def addresses(self) -> dict[Prefix, int]:
+        """Return prefix to identity as the maps have it."""
+        return self._tables.addresses()
+
+    def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
+        """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
+        self._tables.apply_addresses(puts, deletes)
+
+    def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
+        """Return what the programs would find for the address, or None (then it is world)."""
+        return self._tables.lookup_address(address)
+
+    def events(self, timeout_s: float) -> list[Event]:
+        """Wait up to `timeout_s` for reports, and return those that came."""
+        if self._reader is None:
+            raise KernelError("the kernel is not started: call start() first")
+        return self._reader.read(timeout_s)
+
+    def events_lost(self) -> int:
+        """Return how many reports the programs could not deliver since the maps were created."""
+        return self._tables.events_lost()
+
+
+def _jiffies_per_second() -> int:
+    """Return the kernel's HZ: the coarse clock advances once per jiffy."""
+    return round(1 / time.clock_getres(time.CLOCK_MONOTONIC_COARSE))

@@ -1,0 +1,152 @@
+"""Pinned maps: made once, found again by every later process, never emptied on the way."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from services.datapath.kernel import abi, syscalls
+from services.datapath.operations import KernelError
+
+_BPFFS_MAGIC = 0xCAFE4A11
+_BPFFS = Path("/sys/fs/bpf")
+_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
+
+
+class Map:
+    """One map by its descriptor, as a table of bytes."""
+
+    def __init__(self, name: str, fd: int, spec: abi.MapSpec) -> None:
+        self.name, self.fd, self.spec = name, fd, spec
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value or None."""
+        return syscalls.map_lookup(self.fd, key, self.spec.value_bytes)
+
+    def get_per_cpu(self, key: bytes) -> list[bytes]:
+        """Return each processor's value."""
+        size = (self.spec.value_bytes + 7) // 8 * 8
+        values = syscalls.map_lookup(self.fd, key, size * possible_cpus()) or b""
+        return [values[start : start + self.spec.value_bytes] for start in range(0, len(values), size)]
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Put one entry. Raises KernelError when the map is full."""
+        self.put_all({key: value})
+
+    def put_all(self, entries: Mapping[bytes, bytes]) -> None:
+        """Put many entries. Raises KernelError when the map is full."""
+        try:
+            self._put_all(entries)
+        except OSError as error:
+            if error.errno in {errno.E2BIG, errno.ENOSPC}:
+                raise KernelError(f"map {self.name} is full ({self.spec.entries} entries)") from error
+            raise KernelError(f"map {self.name} refused an entry: {error.strerror}") from error
+
+    def _put_all(self, entries: Mapping[bytes, bytes]) -> None:
+        if len(entries) < 4 or self.spec.kind not in {"hash", "lpm_trie"}:
+            for key, value in entries.items():
+                syscalls.map_update(self.fd, key, value)
+        else:
+            syscalls.map_update_batch(self.fd, b"".join(entries), b"".join(entries.values()), len(entries))
+
+    def delete(self, key: bytes) -> bool:
+        """Remove one entry; tell whether it was there."""
+        return syscalls.map_delete(self.fd, key)
+
+    def delete_all(self, keys: Iterable[bytes]) -> int:
+        """Remove entries; return how many there were."""
+        return sum([self.delete(key) for key in keys])
+
+    def items(self) -> dict[bytes, bytes]:
+        """Return the whole table."""
+        size = self.spec.key_bytes, self.spec.value_bytes
+        keys, values, count = syscalls.map_lookup_batch(self.fd, *size, self.spec.entries)
+        return {
+            keys[size[0] * n : size[0] * (n + 1)]: values[size[1] * n : size[1] * (n + 1)] for n in range(count)
+        }
+
+    def close(self) -> None:
+        """Give the descriptor back; the pin keeps the map."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def possible_cpus() -> int:
+    """Return how many values a per-CPU map holds per key."""
+    last = _POSSIBLE_CPUS.read_text().strip().replace(",", "-").split("-")[-1]
+    return int(last) + 1
+
+
+class _Statfs(ctypes.Structure):
+    _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_byte * 248))
+
+
+def is_bpffs(path: Path) -> bool:
+    """Tell whether `path` is on a BPF file system."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = _Statfs()
+    return libc.statfs(str(path).encode(), ctypes.byref(found)) == 0 and found.f_type == _BPFFS_MAGIC
+
+
+def ensure_pin_directory(path: Path) -> None:
+    """Make the directory, mounting bpffs if nobody has. Raises KernelError if it cannot be on bpffs."""
+    if _BPFFS in path.parents and not is_bpffs(_BPFFS):
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"bpf", str(_BPFFS).encode(), b"bpf", 0, None) != 0:
+            raise KernelError(f"cannot mount bpffs on {_BPFFS}: {os.strerror(ctypes.get_errno())}; run as root")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelError(f"cannot make the pin directory {path}: {error.strerror}") from error
+    if not is_bpffs(path):
+        raise KernelError(f"{path} is not on a BPF file system: choose a pin directory below {_BPFFS}")
+
+
+def open_map(path: Path, name: str, spec: abi.MapSpec) -> Map | None:
+    """Return the map pinned at `path`, or None. Raises KernelError if it has another shape."""
+    try:
+        fd = syscalls.object_get(str(path))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise KernelError(f"cannot open the pinned map {path}: {error.strerror}") from error
+    info = syscalls.map_info(fd)
+    found = info.kind, info.key_bytes, info.value_bytes
+    if found != (syscalls.MAP_TYPES[spec.kind], spec.key_bytes, spec.value_bytes):
+        os.close(fd)
+        raise KernelError(
+            f"the pinned map {path} has another shape {found} than this version needs; migration of map contents is not "
+            f"there yet: run the version that made it, or remove the node's datapath (destroy) and start anew"
+        )
+    return Map(name, fd, abi.MapSpec(spec.kind, info.key_bytes, info.value_bytes, info.entries, info.flags))
+
+
+def create_map(path: Path, name: str, spec: abi.MapSpec, inner: int = 0) -> Map:
+    """Make a map and pin it at `path`."""
+    try:
+        fd = syscalls.map_create(
+            *(spec.kind, spec.key_bytes, spec.value_bytes, spec.entries, spec.flags), name=name, inner=inner
+        )
+        syscalls.object_pin(fd, str(path))
+    except OSError as error:
+        raise KernelError(f"cannot create map {name} ({spec.entries} entries): {error.strerror}") from error
+    return Map(name, fd, spec)
+
+
+def open_or_create(path: Path, name: str, spec: abi.MapSpec) -> Map:
+    """Return the pinned map, made now if it was not there."""
+    found = open_map(path, name, spec)
+    if found is not None:
+        return found
+    if spec.kind != "array_of_maps":
+        return create_map(path, name, spec)
+    # the template only tells the verifier the shape of the tables to come
+    template = syscalls.map_create("hash", *(abi.POLICY_MAP.key_bytes, abi.POLICY_MAP.value_bytes, 1), abi.POLICY_MAP.flags)
+    try:
+        return create_map(path, name, spec, inner=template)
+    finally:
+        os.close(template)

@@ -1,0 +1,199 @@
+"""The bpf(2) system call by ctypes: what a long-lived process needs of it, without the weight of a compiler.
+
+Every function raises OSError with the kernel's errno; descriptors are close-on-exec.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+_MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 0, 1, 2, 3, 4
+_PIN, _GET, _TEST_RUN, _INFO = 6, 7, 10, 15
+_LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
+_ATTR_BYTES = 144
+_ENOENT = 2
+
+MAP_TYPES = {
+    "hash": 1,
+    "array": 2,
+    "percpu_array": 6,
+    "lru_hash": 9,
+    "lpm_trie": 11,
+    "array_of_maps": 12,
+    "ringbuf": 27,
+}
+NO_PREALLOC = 1
+
+
+def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+    number = _NUMBERS.get(platform.machine())
+    if number is None:
+        raise OSError(38, f"bpf(2) has no known number on {platform.machine()}")
+    result = int(_libc.syscall(number, command, attr, len(attr)))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _attr(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(struct.pack("=" + layout, *values), _ATTR_BYTES)
+
+
+def _address(buffer: bytes | ctypes.Array[ctypes.c_char]) -> int:
+    return ctypes.cast(buffer, ctypes.c_void_p).value or 0
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What the kernel says of a map."""
+
+    kind: int
+    map_id: int
+    key_bytes: int
+    value_bytes: int
+    entries: int
+    flags: int
+
+
+def map_create(kind: str, key_bytes: int, value_bytes: int, entries: int, flags: int = 0, **more: int | str) -> int:
+    """Make a map and return its descriptor. `name`: what bpftool shows; `inner`: descriptor of a template map."""
+    name = str(more.get("name", ""))[:15].encode()
+    attr = _attr(
+        "7I16s",
+        MAP_TYPES[kind],
+        key_bytes,
+        value_bytes,
+        entries,
+        flags,
+        int(more.get("inner", 0)),
+        0,
+        name,
+    )
+    return _bpf(_MAP_CREATE, attr)
+
+
+def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
+    """Return the value, or None."""
+    value = ctypes.create_string_buffer(value_bytes)
+    try:
+        _bpf(_LOOKUP, _attr("I4xQQQ", fd, _address(key), _address(value), 0))
+    except OSError as error:
+        if error.errno == _ENOENT:
+            return None
+        raise
+    return value.raw
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Put one entry, replacing what was there."""
+    _bpf(_UPDATE, _attr("I4xQQQ", fd, _address(key), _address(value), 0))
+
+
+def map_delete(fd: int, key: bytes) -> bool:
+    """Remove one entry; tell whether it was there."""
+    try:
+        _bpf(_DELETE, _attr("I4xQQQ", fd, _address(key), 0, 0))
+    except OSError as error:
+        if error.errno == _ENOENT:
+            return False
+        raise
+    return True
+
+
+def map_next_key(fd: int, key: bytes | None, key_bytes: int) -> bytes | None:
+    """Return the key after `key` (None: the first), or None at the end."""
+    following = ctypes.create_string_buffer(key_bytes)
+    try:
+        _bpf(_NEXT_KEY, _attr("I4xQQQ", fd, _address(key) if key is not None else 0, _address(following), 0))
+    except OSError as error:
+        if error.errno == _ENOENT:
+            return None
+        raise
+    return following.raw
+
+
+def _batch(command: int, fd: int, buffers: Sequence[int], count: int) -> tuple[int, OSError | None]:
+    attr = _attr("4Q2I2Q", *buffers, count, fd, 0, 0)
+    failure = None
+    try:
+        _bpf(command, attr)
+    except OSError as error:
+        failure = error
+    return int(struct.unpack_from("=I", attr.raw, 32)[0]), failure
+
+
+def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """Put `count` entries packed one behind the other; on failure an unknown part of them stands."""
+    _, failure = _batch(_UPDATE_BATCH, fd, (0, 0, _address(keys), _address(values)), count)
+    if failure is not None:
+        raise failure
+
+
+def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, entries: int) -> tuple[bytes, bytes, int]:
+    """Return all keys, all values and their number."""
+    room = entries + 1
+    keys, values = ctypes.create_string_buffer(key_bytes * room), ctypes.create_string_buffer(value_bytes * room)
+    place = ctypes.create_string_buffer(max(key_bytes, 8))
+    found, again = 0, 0
+    while True:
+        buffers = (again, _address(place), _address(keys) + found * key_bytes, _address(values) + found * value_bytes)
+        count, failure = _batch(_LOOKUP_BATCH, fd, buffers, room - found)
+        if failure is not None and failure.errno != _ENOENT:
+            raise failure
+        found += count
+        if failure is not None or found >= room:
+            return keys.raw[: found * key_bytes], values.raw[: found * value_bytes], found
+        again = _address(place)
+
+
+def object_pin(fd: int, path: str) -> None:
+    """Give a map or program a name on bpffs."""
+    name = path.encode() + b"\0"
+    _bpf(_PIN, _attr("QII", _address(name), fd, 0))
+
+
+def object_get(path: str) -> int:
+    """Return a descriptor of what is pinned at `path`."""
+    name = path.encode() + b"\0"
+    return _bpf(_GET, _attr("QII", _address(name), 0, 0))
+
+
+def _info(fd: int, size: int) -> bytes:
+    info = ctypes.create_string_buffer(size)
+    _bpf(_INFO, _attr("IIQ", fd, size, _address(info)))
+    return info.raw
+
+
+def map_info(fd: int) -> MapInfo:
+    """Return the kernel's description of a map."""
+    return MapInfo(*struct.unpack_from("=6I", _info(fd, 32)))
+
+
+def program_id(fd: int) -> int:
+    """Return the number by which tc names a program."""
+    return int(struct.unpack_from("=II", _info(fd, 32))[1])
+
+
+def test_run(fd: int, packet: bytes, context: bytes, repeat: int) -> tuple[int, bytes, bytes, int]:
+    """Run a program on a packet; return its result, the packet and context afterwards, and nanoseconds per run."""
+    out, after = ctypes.create_string_buffer(len(packet) + 256), ctypes.create_string_buffer(context, len(context))
+    attr = _attr(
+        "4I2Q4I2Q3I",
+        *(fd, 0, len(packet), len(out), _address(packet), _address(out)),
+        *(repeat, 0, len(context), len(context), _address(context), _address(after)),
+        *(0, 0, 0),
+    )
+    _bpf(_TEST_RUN, attr)
+    _, result, _, size = struct.unpack_from("=4I", attr.raw)
+    duration_ns = struct.unpack_from("=I", attr.raw, 36)[0]
+    return int(result), out.raw[:size], after.raw, int(duration_ns)
