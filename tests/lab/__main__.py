@@ -61,9 +61,7 @@ async def tell(story: Story, wanted: set[str]) -> None:
 async def main(options: argparse.Namespace) -> int:
     """Run the lab; return its exit status."""
     report, lab, began_s = Report(), Lab(), time.monotonic()
-    task = asyncio.current_task()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel if task else sys.exit)
+    _interrupt_once()
     lab.take_lock()
     keep = options.keep
     try:
@@ -85,6 +83,19 @@ async def main(options: argparse.Namespace) -> int:
     good = sum(line.ok for line in report.lines)
     print(f"{good} of {len(report.lines)} as expected in {time.monotonic() - began_s:.0f} s")
     return 0 if report.ok else 1
+
+
+def _interrupt_once() -> None:
+    """Let SIGINT and SIGTERM end the steps; a second one does not disturb the removal."""
+    loop, task, interrupted = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+
+    def interrupt() -> None:
+        if task and not interrupted.is_set():
+            interrupted.set()
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
 
 
 def complaints(lab: Lab, report: Report) -> None:
