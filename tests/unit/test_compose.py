@@ -1,0 +1,144 @@
+"""compose.yaml and what it mounts: valid for the tools of both generations, least privilege, local health checks, admission."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: one for name, one in SERVICES.items() if "observe" not in one.get("profiles", [])}
+FIVE = ("ipam", "identity", "policy", "datapath", "bgp")
+DOCKERFILE = (ROOT / "services/Dockerfile").read_text()
+TOOLS = {"docker-compose 1.29": ["docker-compose"], "compose v2": ["docker", "compose"]}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_tool_accepts_it(tool: str) -> None:
+    command = TOOLS[tool]
+    present = (
+        shutil.which(command[0])
+        and subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0
+    )
+    if not present:
+        pytest.skip(f"compose.yaml is not checked by {tool}: `{' '.join(command)}` is not installed")
+    environment = {**os.environ, "FAIRLEAD_NODE": "n1"}
+    for profile in ((), ("--profile", "observe")):
+        ask = [*command, "-f", str(ROOT / "compose.yaml"), *profile, "config"]
+        found = subprocess.run(ask, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
+        assert found.returncode == 0, found.stderr
+    del environment["FAIRLEAD_NODE"]
+    found = subprocess.run(
+        [*command, "-f", "compose.yaml", "config"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        cwd=ROOT,
+    )
+    assert found.returncode != 0
+    assert "deploy/example.env" in found.stderr
+
+
+def test_everything_is_there() -> None:
+    assert {"nats", "etcd", "leaf", "bird", *FIVE} == OURS.keys()
+    assert {"otel-collector", "jaeger", "prometheus", "grafana"} == SERVICES.keys() - OURS.keys()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_nothing_has_more_power_than_it_needs(name: str) -> None:
+    one = OURS[name]
+    assert "privileged" not in one
+    assert one["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in one["security_opt"]
+    if name not in ("datapath", "bird"):
+        assert "cap_add" not in one
+        assert "pid" not in one
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_nothing_depends_on_anything_and_health_is_local(name: str) -> None:
+    one = OURS[name]
+    assert "depends_on" not in one
+    probe = " ".join(one["healthcheck"]["test"])
+    assert set(re.findall(r"[0-9]+(?:\.[0-9]+){3}", probe)) <= {"127.0.0.1"}
+    assert "://" not in probe
+    if name in FIVE:
+        assert probe.endswith(f"fairlead.app /var/lib/fairlead/{name}/health.json")
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_every_service_starts_through_admission_and_keeps_its_state_on_the_host(name: str) -> None:
+    one = SERVICES[name]
+    if "entrypoint" in one:
+        assert one["entrypoint"][-1].endswith(f"exec python -m services.entrypoint {name}")
+    else:
+        assert one["command"] == [name]
+        assert (
+            'ENTRYPOINT ["python", "-m", "services.entrypoint"]' in DOCKERFILE.split("AS service")[1].split("\nFROM")[0]
+        )
+    assert "FAIRLEAD_FLEET_SIZE" in one["environment"]
+    assert one["environment"]["FAIRLEAD_STATE_DIR"] == "/var/lib/fairlead"
+    assert any(str(volume).endswith(":/var/lib/fairlead") for volume in one["volumes"])
+
+
+@pytest.mark.parametrize("name", [name for name, one in OURS.items() if "build" in one])
+def test_every_image_has_its_target(name: str) -> None:
+    assert re.search(rf"^FROM \S+ AS {OURS[name]['build']['target']}$", DOCKERFILE, re.MULTILINE)
+
+
+def test_node_services_share_the_hosts_network() -> None:
+    assert {name for name, one in OURS.items() if one.get("network_mode") == "host"} == {
+        "leaf",
+        "ipam",
+        "datapath",
+        "bird",
+        "bgp",
+    }
+
+
+def test_nothing_listens_to_the_world_unless_told_to() -> None:
+    for one in SERVICES.values():
+        assert all(
+            re.match(r"(127\.0\.0\.1|\$\{FAIRLEAD_HUB_LISTEN:-127\.0\.0\.1\}):", port) for port in one.get("ports", [])
+        )
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_is_mounted_from_the_tree_exists(name: str) -> None:
+    mounts = [str(volume).split(":")[0] for volume in SERVICES[name].get("volumes", []) if str(volume).startswith("./")]
+    assert all((ROOT / mount).exists() for mount in mounts)
+
+
+@pytest.mark.parametrize("role", ["hub", "leaf"])
+def test_the_servers_accept_their_configuration(role: str, tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text((ROOT / f"deploy/nats/{role}.conf").read_text().replace('"/data"', f'"{tmp_path}"'))
+    server = Path(sys.executable).parent / "nats-server"
+    environment = {**os.environ, "FAIRLEAD_NODE": "n1", "FAIRLEAD_HUB_URL": "nats://192.0.2.1:7422"}
+    found = subprocess.run(
+        [str(server), "-t", "-c", str(config)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert "invalid" not in found.stderr
+
+
+def test_yaml_of_the_observe_profile_is_yaml() -> None:
+    for path in sorted((ROOT / "deploy/observe").glob("*.yaml")):
+        assert isinstance(yaml.safe_load(path.read_text()), dict), path
+
+
+def test_the_example_sets_what_must_be_set() -> None:
+    text = (ROOT / "deploy/example.env").read_text()
+    required = set(re.findall(r"\$\{(\w+):\?", (ROOT / "compose.yaml").read_text()))
+    assert required == {"FAIRLEAD_NODE"}
+    assert re.search(r"^FAIRLEAD_NODE=", text, re.MULTILINE)
