@@ -1,0 +1,201 @@
+"""Garbage at every registered subject of live services: an error reply, nobody stops, nothing changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import msgspec
+import nats
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from fairlead import codec
+from fairlead.contract import EXAMPLES
+from fairlead.kv_etcd import EtcdKv
+from fairlead.schema import TOPICS
+from fairlead.schema.base import Delivery, Empty, Topic
+from tests.support.etcd import EtcdServer
+from tests.support.nats import NatsServer
+from tests.support.services import ServiceProcess
+
+pytestmark = [pytest.mark.connected, pytest.mark.timeout(180)]
+NODE = "g1"
+ASKED = [topic for topic in TOPICS if topic.delivery in (Delivery.COMMAND, Delivery.SNAPSHOT)]
+EVENTS = [topic for topic in TOPICS if topic.delivery is Delivery.EVENT and topic.intent]
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+class World:
+    """One hub, one etcd, and every service that runs without the kernel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.hub = NatsServer(folder).start()
+        self.etcd = EtcdServer(folder / "etcd")
+        self.etcd.start()
+        options = {"NATS": self.hub.url, "ETCD": self.etcd.url, "POOLS": "10.77.0.0/16", "CLAIM_LENGTHS": "24"}
+        self.services = [ServiceProcess(name, NODE, folder, options) for name in ("ipam", "identity", "policy", "bgp")]
+        for service in self.services:
+            service.start()
+
+    def stop(self) -> None:
+        for service in self.services:
+            service.kill()
+        self.hub.kill()
+        self.etcd.kill()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("garbage"))
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def served(topic: Topic[Any, Any]) -> bool:
+    """Tell whether one of the world's services answers the topic (the datapath needs a kernel: tests/lab throws at it too)."""
+    return topic.service in ("ipam", "identity", "policy", "bgp")
+
+
+def subject(topic: Topic[Any, Any]) -> str:
+    return f"{topic.subject}.{NODE}" if topic.per_node else topic.subject
+
+
+def broken(topic: Topic[Any, Any], chance: random.Random) -> bytes:
+    """Return a valid message with one required field gone or one field of a wrong type."""
+    value = codec.to_builtins(EXAMPLES[topic.message])
+    required = [f.encode_name for f in msgspec.structs.fields(topic.message) if f.required]
+    field = chance.choice(required)
+    if chance.random() < 0.5:
+        del value[field]
+    else:
+        value[field] = chance.choice([[[]], {"x": {}}, -1.5, "\x00", b"\xff"])
+    return (
+        codec.encode(value)
+        if chance.random() < 0.5 or isinstance(value.get(field), bytes)
+        else json.dumps(value).encode()
+    )
+
+
+def is_error(reply: Msg) -> bool:
+    headers = reply.headers or {}
+    return bool(headers.get("Nats-Service-Error")) and bool(headers.get("Fairlead-Error"))
+
+
+async def throw(client: Client, topic: Topic[Any, Any], data: bytes) -> None:
+    """Send garbage and check the answer; a topic that asks nothing may answer any object."""
+    reply = await client.request(subject(topic), data, timeout=5)
+    if topic.message is not Empty:
+        assert is_error(reply), (subject(topic), data, reply.data[:200])
+        assert (reply.headers or {})["Nats-Service-Error-Code"] == "400", reply.headers
+    elif is_error(reply):
+        assert (reply.headers or {})["Fairlead-Error"] in ("invalid", "unavailable"), reply.headers
+
+
+async def barrage(url: str, blob: bytes, value: object, chance: random.Random) -> None:
+    client = await nats.connect(url)
+    try:
+        for topic in filter(served, ASKED):
+            # a leading 0xc1 is never valid MessagePack and never JSON, so no blob is valid by chance
+            shots = [b"\xc1" + blob, msgpack.packb([value]), json.dumps([value]).encode()]
+            if topic.message is not Empty:
+                shots.append(broken(topic, chance))
+            for data in shots:
+                await throw(client, topic, data)
+    finally:
+        await client.close()
+
+
+def truth(world: World) -> dict[str, bytes]:
+    """Return every key of etcd and its value."""
+    async def read() -> dict[str, bytes]:
+        kv = EtcdKv(world.etcd.url)
+        try:
+            return {item.key: item.value for item in (await kv.list("")).items}
+        finally:
+            await kv.close()
+
+    return asyncio.run(read())
+
+
+@pytest.fixture(scope="module")
+def settled(world: World) -> dict[str, bytes]:
+    """Return the truth once ipam has its claim."""
+
+    async def wait() -> None:
+        client = await nats.connect(world.hub.url)
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(nats.errors.Error):
+                    reply = await client.request(f"fairlead.get.ipam.lease.list.v1.{NODE}", b"", timeout=1)
+                    if not is_error(reply):
+                        break
+                await asyncio.sleep(0.1)
+        await client.close()
+
+    asyncio.run(wait())
+    return truth(world)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(blob=st.binary(max_size=200), value=JSON_VALUES, chance=st.randoms(use_true_random=False))
+def test_garbage_is_answered_and_changes_nothing(
+    world: World, settled: dict[str, bytes], blob: bytes, value: object, chance: random.Random
+) -> None:
+    asyncio.run(barrage(world.hub.url, blob, value, chance))
+    assert [service.service for service in world.services if not service.alive] == []
+
+
+def test_afterwards_the_truth_is_what_it_was(world: World, settled: dict[str, bytes]) -> None:
+    assert truth(world) == settled
+    assert [service.service for service in world.services if not service.alive] == []
+
+
+def test_an_oversized_message_is_refused_with_its_size(world: World) -> None:
+    async def send() -> Msg:
+        client = await nats.connect(world.hub.url)
+        try:
+            return await client.request(f"fairlead.cmd.ipam.address.allocate.v1.{NODE}", b"x" * 5_000_000, timeout=10)
+        finally:
+            await client.close()
+
+    reply = asyncio.run(send())
+    assert "5000000 bytes" in (reply.headers or {})["Nats-Service-Error"]
+
+
+def test_unusable_events_land_in_the_dead_letters_with_a_reason(world: World) -> None:
+    async def send() -> list[dict[str, Any]]:
+        client = await nats.connect(world.hub.url)
+        js = client.jetstream()
+        for topic in EVENTS:
+            await js.publish(subject(topic), b"\xc1 no")
+            await js.publish(subject(topic), b'{"kind": 7}')
+        letters = []
+        async with asyncio.timeout(20):
+            while len(letters) < 2 * len(EVENTS):
+                await asyncio.sleep(0.2)
+                with contextlib.suppress(nats.js.errors.NotFoundError):
+                    count = (await js.stream_info("fairlead-dead")).state.messages
+                    raw = [await js.get_msg("fairlead-dead", number + 1) for number in range(count)]
+                    letters = [msgpack.unpackb(message.data) for message in raw]
+        await client.close()
+        return letters
+
+    letters = asyncio.run(send())
+    assert all(letter["reason"] and letter["code"] == "invalid" for letter in letters)
+    assert {letter["subject"] for letter in letters} == {subject(topic) for topic in EVENTS}
