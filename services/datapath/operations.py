@@ -209,9 +209,6 @@ class Kernel(Protocol):
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
         """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
 
-    def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
-        """Tell which prefixes the workloads of this node come from (routes and source checks depend on them); replaces the earlier ones."""
-
     def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
         """Return what the programs would find for the address, or None (then it is world)."""
 
