@@ -10,6 +10,7 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel.syscalls import NO_PREALLOC
@@ -21,6 +22,7 @@ SCHEMA_VERSION = 1
 PIN_PREFIX = "fairlead_"
 PROGRAMS = ("from_pod", "from_network", "from_host")
 POLICY_ENTRIES = 16384
+POLICY_SIZES = (256, 1024, 4096, POLICY_ENTRIES)
 MAX_ENDPOINTS = 65536
 GATEWAY_MAC = bytes.fromhex("02666c000001")
 """The host side of every veth pair; neighbour.h answers with it."""
@@ -35,6 +37,20 @@ FLOW = struct.Struct("=QIHHIIII4Q")
 EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB6x")
 ABI = struct.Struct("=II32s")
 _POLICY_REST = struct.Struct("=BBIQQ")
+
+
+class EndpointState(NamedTuple):
+    """Twin of `struct endpoint_state`; the endpoint without a row is all zero."""
+
+    epoch: int = 0
+    ifindex: int = 0
+    identity: int = 0
+    flags: int = 0
+    ingress_default_deny: int = 0
+    egress_default_deny: int = 0
+    pod_mac: bytes = bytes(6)
+    host_mac: bytes = bytes(6)
+    reserved: int = 0
 
 
 @dataclass(frozen=True)

@@ -198,9 +198,7 @@ def attach(index: int, hook: int, program: str, fd: int) -> list[Message]:
     head = struct.pack("=BxxxiIII", 0, index, 1, hook, _PRIORITY << 16 | _ALL_PROTOCOLS_BE)
     options = number(6, fd) + text(7, f"fairlead:{program}") + number(8, 1)  # direct action
     return [
-        Message(
-            netlink.NEWQDISC, qdisc, "add clsact", netlink.CREATE | netlink.EXCLUSIVE, fine=netlink.ALREADY
-        ),
+        Message(netlink.NEWQDISC, qdisc, "add clsact", netlink.CREATE | netlink.EXCLUSIVE, fine=netlink.ALREADY),
         Message(
             netlink.NEWTFILTER,
             head + text(1, "bpf") + attribute(2, options),
@@ -208,6 +206,20 @@ def attach(index: int, hook: int, program: str, fd: int) -> list[Message]:
             netlink.CREATE | netlink.REPLACE,
         ),
     ]
+
+
+def remove_clsact(index: int) -> Message:
+    """Return the request that removes the qdisc below the hooks; do it only when nobody's filter is left on it."""
+    qdisc = struct.pack("=BxxxiIII", 0, index, 0xFFFF0000, _CLSACT, 0)
+    return Message(netlink.DELQDISC, qdisc, "remove clsact", fine=netlink.ABSENT | {errno.EINVAL})
+
+
+def has_filters(wire: Netlink, index: int) -> bool:
+    """Tell whether any filter, ours or another's, is on the device's hooks."""
+    asks = (
+        Message(netlink.GETTFILTER, struct.pack("=BxxxiIII", 0, index, 0, hook, 0), "") for hook in (INGRESS, EGRESS)
+    )
+    return any(wire.dump(ask) for ask in asks)
 
 
 def detach(index: int, hook: int) -> Message:

@@ -31,6 +31,7 @@ from services.datapath.operations import (
     PolicyValue,
 )
 
+_CLOCK_MONOTONIC_COARSE = 6
 DEFAULT_PIN_DIRECTORY = Path("/sys/fs/bpf/tc/globals")
 
 
@@ -126,7 +127,7 @@ class LinuxKernel:
 
     def _attach_all(self) -> None:
         """Put the programs where they belong; a filter that has the right one already is left alone."""
-        places = {name: ("from_network", links.INGRESS) for name in self._uplinks}
+        places = dict.fromkeys(self._uplinks, ("from_network", links.INGRESS))
         places[links.HOST_DEVICE] = ("from_host", links.EGRESS)
         for device in links.all_devices(self._wire):
             if links.endpoint_of_interface(device.name) is not None:
@@ -163,6 +164,8 @@ class LinuxKernel:
         for name in self._uplinks:
             if name in devices and links.attached(wire, devices[name].ifindex, links.INGRESS) is not None:
                 wire.send([links.detach(devices[name].ifindex, links.INGRESS)])
+                if not links.has_filters(wire, devices[name].ifindex):
+                    wire.send([links.remove_clsact(devices[name].ifindex)])
         routes.remove_all(wire)
         wire.send([links.remove_device(name) for name in mine])
         self._netlink = wire
@@ -287,4 +290,4 @@ class LinuxKernel:
 
 def _jiffies_per_second() -> int:
     """Return the kernel's HZ: the coarse clock advances once per jiffy."""
-    return round(1 / time.clock_getres(time.CLOCK_MONOTONIC_COARSE))
+    return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))

@@ -30,9 +30,7 @@ def compile_and_pin(pin_directory: Path) -> float:
     }
     command = [sys.executable, "-m", "services.datapath.kernel.loader", str(pin_directory)]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"compiling the programs failed: {error}") from error
     if done.returncode != 0:
@@ -64,7 +62,10 @@ def _load(pin_directory: Path) -> None:
 
     module = BPF(text=abi.source_text(), cflags=compiler_flags(pin_directory))
     for name, spec in abi.map_specs(1, 1).items():
-        sizes = lib.bpf_table_key_size(module.module, name.encode()), lib.bpf_table_leaf_size(module.module, name.encode())
+        sizes = (
+            lib.bpf_table_key_size(module.module, name.encode()),
+            lib.bpf_table_leaf_size(module.module, name.encode()),
+        )
         if spec.key_bytes and name != "abi" and sizes != (spec.key_bytes, spec.value_bytes):
             raise KernelError(f"map {name}: C says {sizes}, abi.py says {(spec.key_bytes, spec.value_bytes)}")
     for name in abi.PROGRAMS:

@@ -63,10 +63,8 @@ class Map:
     def items(self) -> dict[bytes, bytes]:
         """Return the whole table."""
         size = self.spec.key_bytes, self.spec.value_bytes
-        keys, values, count = syscalls.map_lookup_batch(self.fd, *size, self.spec.entries)
-        return {
-            keys[size[0] * n : size[0] * (n + 1)]: values[size[1] * n : size[1] * (n + 1)] for n in range(count)
-        }
+        keys, values, count = syscalls.map_lookup_batch(self.fd, *size)
+        return {keys[size[0] * n : size[0] * (n + 1)]: values[size[1] * n : size[1] * (n + 1)] for n in range(count)}
 
     def close(self) -> None:
         """Give the descriptor back; the pin keeps the map."""
@@ -89,7 +87,7 @@ def is_bpffs(path: Path) -> bool:
     """Tell whether `path` is on a BPF file system."""
     libc = ctypes.CDLL(None, use_errno=True)
     found = _Statfs()
-    return libc.statfs(str(path).encode(), ctypes.byref(found)) == 0 and found.f_type == _BPFFS_MAGIC
+    return bool(libc.statfs(str(path).encode(), ctypes.byref(found)) == 0 and found.f_type == _BPFFS_MAGIC)
 
 
 def ensure_pin_directory(path: Path) -> None:
@@ -145,7 +143,9 @@ def open_or_create(path: Path, name: str, spec: abi.MapSpec) -> Map:
     if spec.kind != "array_of_maps":
         return create_map(path, name, spec)
     # the template only tells the verifier the shape of the tables to come
-    template = syscalls.map_create("hash", *(abi.POLICY_MAP.key_bytes, abi.POLICY_MAP.value_bytes, 1), abi.POLICY_MAP.flags)
+    template = syscalls.map_create(
+        "hash", *(abi.POLICY_MAP.key_bytes, abi.POLICY_MAP.value_bytes, 1), abi.POLICY_MAP.flags
+    )
     try:
         return create_map(path, name, spec, inner=template)
     finally:

@@ -50,7 +50,8 @@ def _attr(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
 
 
 def _address(buffer: bytes | ctypes.Array[ctypes.c_char]) -> int:
-    return ctypes.cast(buffer, ctypes.c_void_p).value or 0
+    pointer = ctypes.c_char_p(buffer) if isinstance(buffer, bytes) else buffer
+    return ctypes.cast(pointer, ctypes.c_void_p).value or 0
 
 
 @dataclass(frozen=True)
@@ -139,20 +140,21 @@ def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
         raise failure
 
 
-def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, entries: int) -> tuple[bytes, bytes, int]:
+def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, at_once: int = 4096) -> tuple[bytes, bytes, int]:
     """Return all keys, all values and their number."""
-    room = entries + 1
-    keys, values = ctypes.create_string_buffer(key_bytes * room), ctypes.create_string_buffer(value_bytes * room)
+    keys, values = ctypes.create_string_buffer(key_bytes * at_once), ctypes.create_string_buffer(value_bytes * at_once)
     place = ctypes.create_string_buffer(max(key_bytes, 8))
-    found, again = 0, 0
+    found: list[tuple[bytes, bytes]] = []
+    total, again = 0, 0
     while True:
-        buffers = (again, _address(place), _address(keys) + found * key_bytes, _address(values) + found * value_bytes)
-        count, failure = _batch(_LOOKUP_BATCH, fd, buffers, room - found)
+        buffers = (again, _address(place), _address(keys), _address(values))
+        count, failure = _batch(_LOOKUP_BATCH, fd, buffers, at_once)
         if failure is not None and failure.errno != _ENOENT:
             raise failure
-        found += count
-        if failure is not None or found >= room:
-            return keys.raw[: found * key_bytes], values.raw[: found * value_bytes], found
+        found.append((keys.raw[: count * key_bytes], values.raw[: count * value_bytes]))
+        total += count
+        if failure is not None:
+            return b"".join(part for part, _ in found), b"".join(part for _, part in found), total
         again = _address(place)
 
 

@@ -6,6 +6,7 @@ An endpoint's epoch grows with its own rows; the address epoch grows when an add
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from services.datapath.kernel.maps import Map, create_map, open_map, open_or_cre
 from services.datapath.operations import EndpointEntry, KernelError, PolicyCounters, PolicyKey, PolicyValue
 
 _ZERO = struct.pack("=I", 0)
+_FEW = 256
 
 
 def _number(value: int) -> bytes:
@@ -75,17 +77,19 @@ class Tables:
 
     # endpoints
 
-    def state(self, endpoint: int) -> tuple[int, ...]:
-        """Return epoch, ifindex, identity, flags, both default denies, and the two MACs."""
-        return abi.ENDPOINT_STATE.unpack(self.maps["endpoint_state"].get(_number(endpoint)) or b"")
+    def _state(self, endpoint: int) -> abi.EndpointState:
+        packed = self.maps["endpoint_state"].get(_number(endpoint))
+        if packed is None:
+            raise KernelError(f"endpoint {endpoint} is out of range: numbers go from 1 to {abi.MAX_ENDPOINTS - 1}")
+        return abi.EndpointState(*abi.ENDPOINT_STATE.unpack(packed))
 
-    def _write_state(self, endpoint: int, fields: tuple[int | bytes, ...]) -> None:
-        self.maps["endpoint_state"].put(_number(endpoint), abi.ENDPOINT_STATE.pack(*fields))
+    def _write_state(self, endpoint: int, state: abi.EndpointState) -> None:
+        self.maps["endpoint_state"].put(_number(endpoint), abi.ENDPOINT_STATE.pack(*state))
 
     def bump_endpoint(self, endpoint: int) -> None:
         """Have the endpoint's flows judged anew."""
-        epoch, *rest = self.state(endpoint)
-        self._write_state(endpoint, ((epoch + 1) & 0xFFFFFFFF, *rest))
+        state = self._state(endpoint)
+        self._write_state(endpoint, state._replace(epoch=(state.epoch + 1) & 0xFFFFFFFF))
 
     def addresses_by_endpoint(self) -> dict[int, list[Address]]:
         """Return which local addresses stand, by endpoint."""
@@ -99,26 +103,29 @@ class Tables:
         addresses = self.addresses_by_endpoint()
         found: dict[int, EndpointEntry] = {}
         for key, packed in self.maps["endpoint_state"].items().items():
-            _, ifindex, identity, flags, ingress, egress, pod_mac, host_mac, _ = abi.ENDPOINT_STATE.unpack(packed)
-            if flags & abi.ENDPOINT_PRESENT:
-                number = struct.unpack("=I", key)[0]
-                mine = tuple(sorted(addresses.get(number, [])))
-                held = bool(flags & abi.ENDPOINT_HELD)
-                found[number] = EndpointEntry(
-                    number, ifindex, identity, host_mac, pod_mac, mine, held, ingress, egress
-                )
+            state = abi.EndpointState(*abi.ENDPOINT_STATE.unpack(packed))
+            if state.flags & abi.ENDPOINT_PRESENT:
+                number = int(struct.unpack("=I", key)[0])
+                found[number] = _entry(number, state, addresses.get(number, []))
         return found
 
     def put_endpoint(self, entry: EndpointEntry) -> None:
         """Write the entry, then its addresses, then the epochs."""
-        epoch, *before = self.state(entry.endpoint)
-        flags = abi.ENDPOINT_PRESENT | (abi.ENDPOINT_HELD if entry.held else 0)
-        after = [entry.ifindex, entry.identity, flags, entry.ingress_default_deny, entry.egress_default_deny]
-        after += [entry.pod_mac, entry.host_mac, 0]
-        moved = self._set_addresses(entry.endpoint, {abi.pack_address(address) for address in entry.addresses})
+        before = self._state(entry.endpoint)
+        after = abi.EndpointState(
+            before.epoch,
+            entry.ifindex,
+            entry.identity,
+            abi.ENDPOINT_PRESENT | (abi.ENDPOINT_HELD if entry.held else 0),
+            entry.ingress_default_deny,
+            entry.egress_default_deny,
+            entry.pod_mac,
+            entry.host_mac,
+        )
         if after != before:
-            self._write_state(entry.endpoint, (epoch, *after))
-        if moved or after[1] != before[1] or not before[2] & abi.ENDPOINT_PRESENT:
+            self._write_state(entry.endpoint, after)
+        moved = self._set_addresses(entry.endpoint, {abi.pack_address(address) for address in entry.addresses})
+        if moved or after.identity != before.identity:
             self.bump_addresses()
         self.bump_endpoint(entry.endpoint)
 
@@ -131,11 +138,11 @@ class Tables:
 
     def delete_endpoint(self, endpoint: int) -> None:
         """Take the addresses away, then the entry; the epoch stays, so that the number can be used again."""
-        epoch = self.state(endpoint)[0]
+        before = self._state(endpoint)
+        blank = abi.EndpointState(before.epoch)
         gone = self._set_addresses(endpoint, set())
-        blank = (0, 0, 0, 0, 0, bytes(6), bytes(6), 0)
-        if gone or self.state(endpoint)[1:] != blank:
-            self._write_state(endpoint, (epoch, *blank))
+        if gone or before != blank:
+            self._write_state(endpoint, blank)
             self.bump_endpoint(endpoint)
             self.bump_addresses()
 
@@ -145,23 +152,46 @@ class Tables:
         """Return where the endpoint's policy map is pinned."""
         return self._directory / f"cilium_policy_{endpoint:05d}"
 
-    def _policy_map(self, endpoint: int, create: bool) -> Map | None:
-        if endpoint in self._policy_maps:
-            return self._policy_maps[endpoint]
-        pin, name = self.policy_pin(endpoint), f"policy_{endpoint:05d}"
-        table = open_map(pin, name, abi.POLICY_MAP)
-        if table is None and create:
-            table = create_map(pin, name, abi.POLICY_MAP)
-        if table is None:
-            return None
-        # also what a process that was killed between pinning and this would have done
+    def _policy_map(self, endpoint: int) -> Map | None:
+        if endpoint not in self._policy_maps:
+            table = open_map(self.policy_pin(endpoint), f"policy_{endpoint:05d}", abi.POLICY_MAP)
+            if table is None:
+                return None
+            # also what a process killed between pinning and this would have done
+            self.maps["policies"].put(_number(endpoint), struct.pack("=i", table.fd))
+            self._policy_maps[endpoint] = table
+        return self._policy_maps[endpoint]
+
+    def _policy_map_with_room(self, endpoint: int, more: int) -> Map:
+        """Return the endpoint's policy map, made or exchanged for a larger one if `more` rows would crowd it.
+
+        A hash of 16384 costs 256 KiB empty, and most endpoints have a dozen rows. The exchange is atomic for the programs.
+        """
+        table = self._policy_map(endpoint)
+        rows = table.items() if table is not None else {}
+        wanted = len(rows) + more
+        size = next((size for size in abi.POLICY_SIZES if wanted * 4 <= size * 3), abi.POLICY_ENTRIES)
+        if table is not None and table.spec.entries >= size:
+            return table
+        larger = self._exchange_policy_map(endpoint, size, rows)
+        if table is not None:
+            table.close()
+        return larger
+
+    def _exchange_policy_map(self, endpoint: int, size: int, rows: Mapping[bytes, bytes]) -> Map:
+        pin = self.policy_pin(endpoint)
+        new = pin.with_name(pin.name + "_new")
+        new.unlink(missing_ok=True)
+        table = create_map(new, f"policy_{endpoint:05d}", dataclasses.replace(abi.POLICY_MAP, entries=size))
+        table.put_all(rows)
+        new.rename(pin)
         self.maps["policies"].put(_number(endpoint), struct.pack("=i", table.fd))
         self._policy_maps[endpoint] = table
         return table
 
     def policy(self, endpoint: int) -> dict[PolicyKey, tuple[PolicyValue, PolicyCounters]]:
         """Return the endpoint's policy map; empty when it has none."""
-        table = self._policy_map(endpoint, create=False)
+        table = self._policy_map(endpoint)
         rows = table.items() if table is not None else {}
         return {abi.unpack_policy_key(key): abi.unpack_policy_value(value) for key, value in rows.items()}
 
@@ -170,13 +200,25 @@ class Tables:
         refused = [key for key, value in puts.items() if value.proxy_port]
         if refused:
             raise KernelError(f"{refused[0]} asks for an L7 proxy, which this datapath does not have")
-        table = self._policy_map(endpoint, create=True)
-        assert table is not None
+        # denies come first and go last, so that a change that breaks off lets through less, not more
+        ordered = sorted(puts.items(), key=lambda row: not row[1].deny)
+        rows = {abi.pack_policy_key(key): abi.pack_policy_value(value) for key, value in ordered}
+        gone = [row for key in deletes if (row := abi.pack_policy_key(key)) not in rows]
+        table = self._policy_map_with_room(endpoint, len(rows))
         try:
-            table.delete_all(abi.pack_policy_key(key) for key in deletes)
-            table.put_all({abi.pack_policy_key(key): abi.pack_policy_value(value) for key, value in puts.items()})
+            self._change_policy(table, rows, gone)
         finally:
             self.bump_endpoint(endpoint)
+
+    def _change_policy(self, table: Map, rows: Mapping[bytes, bytes], gone: list[bytes]) -> None:
+        try:
+            table.put_all(rows)
+        except KernelError:
+            # what goes may be what makes room
+            table.delete_all(gone)
+            table.put_all(rows)
+        denies = {row for row in gone if (table.get(row) or b"\0\0\0")[2] & 1}
+        table.delete_all(sorted(gone, key=lambda row: row in denies))
 
     def delete_policy(self, endpoint: int) -> None:
         """Remove the endpoint's policy map."""
@@ -196,47 +238,45 @@ class Tables:
         return {prefix: struct.unpack("=I", value)[0] for prefix, value in {**exact, **ranges}.items()}
 
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
-        """Change the rows; the address epoch grows unless every row was there already."""
-        changed = self._changed(puts)
-        gone = [prefix for prefix in deletes if prefix not in puts]
-        removed = 0
+        """Change the rows; the address epoch grows unless nothing was different."""
+        deletes = list(deletes)
+        changed = 0
         try:
             for name, is_host in (("ipcache", True), ("ipcache_prefix", False)):
-                removed += self.maps[name].delete_all(_row(prefix) for prefix in gone if prefix.is_host is is_host)
-                self.maps[name].put_all({_row(p): _number(i) for p, i in changed.items() if p.is_host is is_host})
+                rows = {
+                    _row(prefix): _number(identity) for prefix, identity in puts.items() if prefix.is_host is is_host
+                }
+                gone = [_row(prefix) for prefix in deletes if prefix.is_host is is_host]
+                changed += self._change_rows(self.maps[name], rows, gone)
         finally:
-            if changed or removed:
+            if changed:
                 self.bump_addresses()
 
-    def _changed(self, puts: Mapping[Prefix, int]) -> dict[Prefix, int]:
-        if len(puts) > 64:
-            have = self.addresses()
-        else:
-            have = {prefix: identity for prefix in puts if (identity := self._identity(prefix)) is not None}
-        return {prefix: identity for prefix, identity in puts.items() if have.get(prefix) != identity}
+    def _change_rows(self, table: Map, puts: Mapping[bytes, bytes], deletes: Iterable[bytes]) -> int:
+        """Change the rows; return how many were different."""
+        have = self._rows(table, puts)
+        new = {row: value for row, value in puts.items() if have.get(row) != value}
+        table.put_all(new)
+        return len(new) + table.delete_all(row for row in deletes if row not in puts)
 
-    def _identity(self, prefix: Prefix) -> int | None:
-        table, row = self.maps["ipcache" if prefix.is_host else "ipcache_prefix"], _row(prefix)
-        value = table.get(row)
-        # the trie answers with the longest match, which may be a shorter prefix: ask it for the row itself
-        if value is None or (not prefix.is_host and not self._has_prefix(row)):
-            return None
-        return int(struct.unpack("=I", value)[0])
-
-    def _has_prefix(self, row: bytes) -> bool:
-        return row in self.maps["ipcache_prefix"].items()
+    def _rows(self, table: Map, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
+        asked = list(keys)
+        # a trie answers with the longest match, which may be another row: only its list tells what it holds
+        if asked and (table.spec.kind == "lpm_trie" or len(asked) > _FEW):
+            return table.items()
+        return {key: value for key in asked if (value := table.get(key)) is not None}
 
     def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
         """Return what the programs would find."""
         value = self.maps["ipcache"].get(abi.pack_address(address))
         if value is not None:
             return address.prefix, struct.unpack("=I", value)[0]
-        prefixes = map(abi.unpack_prefix, self.maps["ipcache_prefix"].items())
-        covering = sorted((prefix for prefix in prefixes if address in prefix), key=lambda prefix: prefix.length)
-        if not covering:
+        rows = self.maps["ipcache_prefix"].items()
+        by_prefix = {prefix: value for row, value in rows.items() if address in (prefix := abi.unpack_prefix(row))}
+        if not by_prefix:
             return None
-        identity = self._identity(covering[-1])
-        return (covering[-1], identity) if identity is not None else None
+        longest = max(by_prefix, key=lambda prefix: prefix.length)
+        return longest, int(struct.unpack("=I", by_prefix[longest])[0])
 
     def events_lost(self) -> int:
         """Return how many reports were not delivered."""
@@ -245,6 +285,20 @@ class Tables:
             for value in self.maps["event_budget"].get_per_cpu(_number(kind)):
                 lost += struct.unpack("=QQII", value)[1]
         return lost
+
+
+def _entry(number: int, state: abi.EndpointState, addresses: Iterable[Address]) -> EndpointEntry:
+    return EndpointEntry(
+        endpoint=number,
+        ifindex=state.ifindex,
+        identity=state.identity,
+        host_mac=state.host_mac,
+        pod_mac=state.pod_mac,
+        addresses=tuple(sorted(addresses)),
+        held=bool(state.flags & abi.ENDPOINT_HELD),
+        ingress_default_deny=state.ingress_default_deny,
+        egress_default_deny=state.egress_default_deny,
+    )
 
 
 def _row(prefix: Prefix) -> bytes:
