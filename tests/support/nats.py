@@ -19,7 +19,7 @@ class NatsServer:
     def __init__(self, folder: Path, name: str = "hub", hub: NatsServer | None = None) -> None:
         self.name = name
         self.port = free_port()
-        self.leaf_port = hub.leaf_port if hub else free_port()
+        self.leaf_port: int = hub.leaf_port if hub else free_port()
         self._config = folder / f"{name}.conf"
         self._log = folder / f"{name}.log"
         self._config.write_text(self._hub_config(folder) if hub is None else self._leaf_config())
