@@ -27,7 +27,7 @@ from fairlead.schema.identity import UNKNOWN
 
 
 class EndpointState(StrEnum):
-    """How far an endpoint has come; only `ready` passes packets."""
+    """How far an endpoint has come; only `ready` passes packets, and a relabelled one by what it had until the new is ready."""
 
     WAITING_FOR_IDENTITY = "waiting-for-identity"
     WAITING_FOR_POLICY = "waiting-for-policy"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 from fairlead import config
 from fairlead.app import App
@@ -21,7 +22,7 @@ async def serve(settings: DatapathSettings) -> None:
     uplinks = settings.uplinks or host.uplinks()
     addresses = settings.node_addresses or host.addresses(uplinks)
     async with App("datapath", settings) as app:
-        kernel = LinuxKernel(settings.pin_directory, uplinks)
+        kernel = LinuxKernel(Path(settings.pin_directory), uplinks)
         store = Store(app.state_dir)
         datapath = Datapath(kernel, app.bus, store, settings, app.clock, app.condition, addresses=addresses)
         await datapath.begin()

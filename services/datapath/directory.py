@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from fairlead.address import Address, Prefix
+from fairlead.errors import InvalidInput
 from fairlead.schema.identity import (
     HOST,
     INIT,
@@ -118,10 +120,20 @@ def group_source(key: str, row: AddressGroup | None) -> Source:
 
 
 def cidr_source(row: CidrRows | None) -> Source:
-    """Return the prefixes that policies name."""
+    """Return the prefixes that policies name; text that is no prefix is left out."""
     rows = row.rows if row else ()
-    owners = {Prefix(entry.prefix): Owner(entry.identity, entry.prefix) for entry in rows}
+    parsed = ((_prefix(entry.prefix), entry) for entry in rows)
+    owners = {prefix: Owner(entry.identity, entry.prefix) for prefix, entry in parsed if prefix is not None}
     return Source("cidr", Rank.CIDR, owners, row.revision if row else 0)
+
+
+@lru_cache(maxsize=65536)
+def _prefix(text: str) -> Prefix | None:
+    """Return the prefix, or None for text that is none; the row comes whole each time, so parsing is remembered."""
+    try:
+        return Prefix(text)
+    except InvalidInput:
+        return None
 
 
 class Known(NamedTuple):
@@ -142,14 +154,16 @@ class AddressBook:
     def put(self, source: Source, now: datetime) -> dict[Prefix, Owner | None]:
         """Replace the source's whole word; return the prefixes whose owner changed, None where nobody is left."""
         old = self._sources.pop(source.key, None)
-        before = old.owners if old else {}
-        for prefix in before.keys() - source.owners.keys():
+        before, after = old.owners if old else {}, source.owners
+        for prefix in before.keys() - after.keys():
             self._leave(prefix, source.key)
-        for prefix in source.owners:
+        for prefix in after.keys() - before.keys():
             self._keys_by_prefix.setdefault(prefix, set()).add(source.key)
-        if source.owners:
+        if after:
             self._sources[source.key] = source
-        return self._settle(before.keys() | source.owners.keys(), now)
+        moved = {prefix for prefix in before.keys() | after.keys() if before.get(prefix) != after.get(prefix)}
+        contested = {prefix for prefix in after if len(self._keys_by_prefix[prefix]) > 1}
+        return self._settle(moved | contested, now)
 
     def owner(self, prefix: Prefix) -> Owner | None:
         """Return who stands behind exactly this prefix."""

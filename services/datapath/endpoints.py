@@ -25,7 +25,7 @@ from services.datapath.worker import KernelThread
 
 _LOG = logging.getLogger("datapath.endpoints")
 _ANY = PolicyKey(0, 0, 0, 0)
-_DETACH_WAIT_S = 5.0
+_DETACH_WAIT_S = 2.0
 
 
 class Oracle(Protocol):
@@ -138,8 +138,9 @@ class Endpoints:
             record = self.records.get(endpoint)
             if record is None or record.generation != generation or record.detached:
                 return
-            await self._keep(msgspec.structs.replace(record, acknowledged=generation, identity=identity))
-        self.refresh(endpoint)
+            newer = self.records[endpoint] = msgspec.structs.replace(record, acknowledged=generation, identity=identity)
+            self.refresh(endpoint)  # the disk may take its time: asking again would give the same answer
+            await asyncio.to_thread(self._store.save_endpoint, newer)
 
     async def withdrawn(self, endpoint: int) -> None:
         """Hear that identity has forgotten the endpoint."""
@@ -167,9 +168,15 @@ class Endpoints:
         await asyncio.to_thread(self._store.save_endpoint, record)
 
     async def wait_ready(self, endpoint: int, wait_s: float) -> None:
-        """Wait until the endpoint is ready or has failed, at most so long."""
+        """Wait until the endpoint's newest wish is ready or has failed, at most so long."""
+        await self._wait(lambda: self._is_settled(endpoint), wait_s)
+
+    def _is_settled(self, endpoint: int) -> bool:
+        row = self.table.get(endpoint)
+        if row is None or row.doomed or endpoint not in self.decisions:
+            return True
         final = (EndpointState.READY, EndpointState.FAILED)
-        await self._wait(lambda: endpoint not in self.records or self.state(endpoint)[0] in final, wait_s)
+        return row.status.kind is not StatusKind.PENDING and self.state(endpoint)[0] in final
 
     async def _wait(self, reached: Callable[[], bool], wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -23,7 +23,7 @@ from services.datapath.operations import Event, Kernel
 
 _LOG = logging.getLogger("datapath.flows")
 _KEPT = 4096
-_POLL_S = 0.5
+_POLL_S = 0.2
 _UNSENT = 1024
 
 Explain = Callable[[Event, str, int], Flow]

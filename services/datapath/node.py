@@ -5,6 +5,7 @@ Handlers are synchronous, so that what one message means is decided at once and 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from fairlead.address import Address, Prefix
@@ -29,6 +30,8 @@ from services.datapath.model import Decision, EndpointRecord, EndpointWant, Poli
 from services.datapath.policies import Policies
 from services.datapath.registration import Registration
 from services.datapath.store import Origins, Store
+
+_LOG = logging.getLogger("datapath.node")
 
 
 class Node:
@@ -135,7 +138,10 @@ class Node:
         del key  # the bucket has one row
         if row is not None:
             self.identities.put_cidrs(row)
-        self.addresses.hear(cidr_source(row), row.trace if row else "")
+        source = cidr_source(row)
+        if row is not None and len(source.owners) < len(row.rows):
+            _LOG.error("%d prefixes of policies make no sense or stand twice", len(row.rows) - len(source.owners))
+        self.addresses.hear(source, row.trace if row else "")
 
     async def on_claim(self, key: str, row: Claim | None) -> None:
         """Hear of the prefixes of this node's workloads; a claim that is gone changes nothing while workloads may use it."""

@@ -186,7 +186,7 @@ class Kernel(Protocol):
         """Make the node's own stack reach these prefixes, and no others, through its pods' programs. The main table stays as it is."""
 
     def endpoints(self) -> dict[int, EndpointEntry]:
-        """Return the endpoint entries that stand in the maps."""
+        """Return the endpoint entries that stand in the maps, their addresses sorted."""
 
     def put_endpoint(self, entry: EndpointEntry) -> None:
         """Write the endpoint's entry; addresses it had before and lacks now are removed. Flows are judged anew."""

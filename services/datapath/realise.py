@@ -195,7 +195,7 @@ def _entry(want: EndpointWant, plugged: Plugged) -> EndpointEntry:
         identity=want.identity,
         host_mac=plugged.host_mac,
         pod_mac=plugged.pod_mac,
-        addresses=want.link.addresses,
+        addresses=tuple(sorted(want.link.addresses)),
         held=want.held,
         ingress_default_deny=policy.ingress_default_deny if policy else 0,
         egress_default_deny=policy.egress_default_deny if policy else 0,

@@ -13,8 +13,8 @@ from fairlead.config import CommonSettings
 class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
     """What the datapath service needs to know."""
 
-    pin_directory: str = "/sys/fs/bpf/fairlead"
-    """Where maps and programs are pinned, in a mounted bpffs."""
+    pin_directory: str = "/sys/fs/bpf/tc/globals"
+    """Where maps and programs are pinned, below a bpffs; nodes on one machine need one each."""
     uplinks: tuple[str, ...] = ()
     """Interfaces that lead to other nodes; empty: those of the default routes."""
     node_addresses: tuple[Address, ...] = ()

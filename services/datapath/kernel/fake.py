@@ -129,7 +129,7 @@ class FakeKernel:
     def put_endpoint(self, entry: EndpointEntry) -> None:
         """Write the entry."""
         self._enter("put_endpoint", entry.endpoint)
-        self.world.entries[entry.endpoint] = entry
+        self.world.entries[entry.endpoint] = replace(entry, addresses=tuple(sorted(entry.addresses)))
         self.world.log.append(f"put_endpoint {entry.endpoint} {'held' if entry.held else entry.identity}")
 
     def delete_endpoint(self, endpoint: int) -> None:

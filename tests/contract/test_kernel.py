@@ -1,0 +1,280 @@
+"""What the datapath service relies on, of the real kernel and of the one in dicts alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from fairlead.address import Address, Prefix
+from services.datapath.operations import (
+    POLICY_MAP_CAPACITY,
+    EndpointEntry,
+    EventKind,
+    Kernel,
+    KernelError,
+    Link,
+    PolicyKey,
+    PolicyValue,
+)
+from tests.support import kernels
+from tests.support.kernels import Bench
+
+WEB4, WEB6 = Address("10.77.0.2"), Address("fd00:77::2")
+DB4, DB6 = Address("10.77.0.3"), Address("fd00:77::3")
+WEB, DB = 1001, 1002
+TCP, UDP = 6, 17
+INGRESS, EGRESS = 0, 1
+ALLOW, DENY = PolicyValue(), PolicyValue(deny=True)
+ANY_IN, ANY_OUT = PolicyKey(0, 0, 0, INGRESS), PolicyKey(0, 0, 0, EGRESS)
+
+
+@pytest.fixture(params=kernels.KINDS)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    yield from kernels.bench(request.param)
+
+
+@pytest.fixture
+def kernel(bench: Bench) -> Kernel:
+    assert not bench.kernel.start().adopted
+    return bench.kernel
+
+
+def _plug(bench: Bench, endpoint: int, name: str, *addresses: Address) -> EndpointEntry:
+    """Return the entry that would let the endpoint through, once it is put."""
+    plugged = bench.kernel.plug(Link(endpoint, bench.namespace(name), "eth0", addresses, 0))
+    identity = WEB if name == "web" else DB
+    return EndpointEntry(
+        endpoint,
+        plugged.ifindex,
+        identity,
+        plugged.host_mac,
+        plugged.pod_mac,
+        tuple(sorted(addresses)),
+        held=False,
+    )
+
+
+def _two_endpoints(bench: Bench) -> tuple[EndpointEntry, EndpointEntry]:
+    """Make web (1) and db (2) pass everything to each other."""
+    entries = _plug(bench, 1, "web", WEB4, WEB6), _plug(bench, 2, "db", DB4, DB6)
+    for entry in entries:
+        bench.kernel.apply_policy(entry.endpoint, {ANY_IN: ALLOW, ANY_OUT: ALLOW}, ())
+        bench.kernel.put_endpoint(entry)
+    bench.kernel.apply_addresses({a.prefix: WEB for a in (WEB4, WEB6)} | {a.prefix: DB for a in (DB4, DB6)}, ())
+    return entries
+
+
+def test_plug_is_idempotent_and_listed(bench: Bench, kernel: Kernel) -> None:
+    link = Link(7, bench.namespace("web"), "eth0", (WEB4,), 0)
+    first = kernel.plug(link)
+    assert (first.endpoint, first.host_interface) == (7, "fl00007")
+    assert kernel.plug(link) == first
+    assert kernel.plugged() == {7: first}
+    assert kernel.endpoints() == {}
+    kernel.unplug(7)
+    kernel.unplug(7)
+    assert kernel.plugged() == {}
+
+
+def test_a_namespace_that_does_not_exist_is_a_kernel_error(kernel: Kernel) -> None:
+    with pytest.raises(KernelError, match="no-such-namespace"):
+        kernel.plug(Link(7, "/run/netns/no-such-namespace", "eth0", (WEB4,), 0))
+    assert kernel.plugged() == {}
+
+
+def test_addresses_of_a_link_can_change(bench: Bench, kernel: Kernel) -> None:
+    web, db = _two_endpoints(bench)
+    moved = Address("10.77.0.9")
+    kernel.plug(Link(1, bench.namespace("web"), "eth0", (moved,), 0))
+    kernel.put_endpoint(_plug(bench, 1, "web", moved))
+    kernel.apply_addresses({moved.prefix: WEB}, [WEB4.prefix, WEB6.prefix])
+    assert kernel.endpoints()[1].addresses == (moved,)
+    assert bench.connects((bench.namespace("web"), moved), (bench.namespace("db"), DB4), 80)
+    assert (web.endpoint, db.endpoint) == (1, 2)
+
+
+def test_endpoint_entries_are_kept_as_written_with_addresses_sorted(bench: Bench, kernel: Kernel) -> None:
+    entry = _plug(bench, 1, "web", WEB6, WEB4)
+    held = replace(entry, held=True, ingress_default_deny=3, egress_default_deny=4, addresses=(WEB6, WEB4))
+    kernel.put_endpoint(held)
+    kernel.put_endpoint(held)
+    assert kernel.endpoints() == {1: replace(held, addresses=(WEB4, WEB6))}
+    kernel.put_endpoint(replace(entry, addresses=(WEB4,)))
+    assert kernel.endpoints() == {1: replace(entry, addresses=(WEB4,))}
+    kernel.delete_endpoint(1)
+    kernel.delete_endpoint(1)
+    assert kernel.endpoints() == {}
+
+
+def test_an_address_that_moved_on_survives_its_former_endpoint(bench: Bench, kernel: Kernel) -> None:
+    kernel.put_endpoint(_plug(bench, 1, "web", WEB4))
+    kernel.put_endpoint(_plug(bench, 2, "db", WEB4))
+    kernel.delete_endpoint(1)
+    assert kernel.endpoints()[2].addresses == (WEB4,)
+
+
+def test_policy_maps_hold_what_was_put(bench: Bench, kernel: Kernel) -> None:
+    _plug(bench, 1, "web", WEB4)
+    rich = PolicyValue(deny=True, precedence=200, provenance=0xFFFFFFF0)
+    narrow = PolicyKey(0xFFFFFFFF, 6379, TCP, EGRESS)
+    assert kernel.policy(1) == {}
+    kernel.apply_policy(1, {ANY_IN: ALLOW, narrow: rich}, ())
+    assert {key: value for key, (value, _) in kernel.policy(1).items()} == {ANY_IN: ALLOW, narrow: rich}
+    kernel.apply_policy(1, {narrow: DENY}, [ANY_IN, PolicyKey(5, 5, 6, 0)])
+    assert {key: value for key, (value, _) in kernel.policy(1).items()} == {narrow: DENY}
+    kernel.unplug(1)
+    assert kernel.policy(1) == {}
+
+
+def test_an_empty_policy_map_is_made_so_that_people_find_it(bench: Bench, kernel: Kernel) -> None:
+    _plug(bench, 12, "web", WEB4)
+    kernel.apply_policy(12, {}, ())
+    assert kernel.policy(12) == {}
+    assert kernel.policy_pin(12).endswith("00012")
+
+
+def test_a_policy_map_takes_its_whole_capacity_and_no_more(bench: Bench, kernel: Kernel) -> None:
+    _plug(bench, 1, "web", WEB4)
+    full = {PolicyKey(peer, port, TCP, 0): ALLOW for peer in range(256, 260) for port in range(1, 4097)}
+    assert len(full) == POLICY_MAP_CAPACITY
+    kernel.apply_policy(1, full, ())
+    assert kernel.policy(1).keys() == full.keys()
+    with pytest.raises(KernelError, match="full"):
+        kernel.apply_policy(1, {ANY_IN: ALLOW}, ())
+    other = {PolicyKey(999, port, TCP, 0): ALLOW for port in range(1, 101)}
+    kernel.apply_policy(1, other, list(full))
+    assert kernel.policy(1).keys() == other.keys()
+
+
+def test_addresses_longest_prefix_first(kernel: Kernel) -> None:
+    rows = {
+        Prefix("10.0.0.0/8"): 1 << 24,
+        Prefix("10.1.0.0/16"): (1 << 24) + 1,
+        Prefix("10.1.2.3/32"): 300,
+        Prefix("fd00::/8"): (1 << 24) + 2,
+        Prefix("fd00::1/128"): 301,
+        Prefix("0.0.0.0/0"): 2,
+    }
+    kernel.apply_addresses(rows, ())
+    kernel.apply_addresses(rows, ())
+    assert kernel.addresses() == rows
+    answers = {"10.1.2.3": 300, "10.1.2.4": (1 << 24) + 1, "10.9.9.9": 1 << 24, "fd00::1": 301, "192.0.2.1": 2}
+    for text, identity in answers.items():
+        found = kernel.lookup_address(Address(text))
+        assert found is not None, text
+        assert found == (max((p for p in rows if Address(text) in p), key=lambda p: p.length), identity)
+    assert kernel.lookup_address(Address("2001:db8::1")) is None
+    kernel.apply_addresses({Prefix("10.1.2.3"): 302}, [Prefix("10.1.0.0/16"), Prefix("10.77.0.0/16")])
+    assert kernel.lookup_address(Address("10.1.2.3")) == (Prefix("10.1.2.3"), 302)
+    assert kernel.lookup_address(Address("10.1.2.4")) == (Prefix("10.0.0.0/8"), 1 << 24)
+
+
+def test_ten_thousand_addresses(kernel: Kernel) -> None:
+    rows = {Prefix(f"10.{i >> 8}.{i & 255}.1"): 300 + i % 1000 for i in range(9000)}
+    rows |= {Prefix(f"fd00:{i:x}::/64"): 400 for i in range(1000)}
+    kernel.apply_addresses(rows, ())
+    assert kernel.addresses() == rows
+    kernel.apply_addresses({}, list(rows))
+    assert kernel.addresses() == {}
+
+
+def test_a_second_process_adopts_everything(bench: Bench, kernel: Kernel) -> None:
+    _two_endpoints(bench)
+    before = (kernel.plugged(), kernel.endpoints(), kernel.policy(1), kernel.addresses())
+    successor = bench.again()
+    assert successor.start().adopted
+    assert (successor.plugged(), successor.endpoints(), successor.policy(1), successor.addresses()) == before
+    assert bench.connects((bench.namespace("web"), WEB4), (bench.namespace("db"), DB4), 80)
+
+
+def test_prefixes_can_be_set_again(kernel: Kernel) -> None:
+    kernel.set_prefixes([Prefix("10.77.0.0/24"), Prefix("fd00:77::/64")])
+    kernel.set_prefixes([Prefix("10.77.0.0/24"), Prefix("fd00:77::/64")])
+    kernel.set_prefixes([Prefix("10.78.0.0/24")])
+    kernel.set_prefixes([])
+
+
+STORIES = {
+    "nothing is allowed": ({}, False),
+    "any peer, any port": ({ANY_IN: ALLOW}, True),
+    "the peer, any port": ({PolicyKey(WEB, 0, 0, INGRESS): ALLOW}, True),
+    "another peer": ({PolicyKey(DB, 0, 0, INGRESS): ALLOW}, False),
+    "the peer on the port": ({PolicyKey(WEB, 80, TCP, INGRESS): ALLOW}, True),
+    "the peer on another port": ({PolicyKey(WEB, 81, TCP, INGRESS): ALLOW}, False),
+    "the peer on another protocol": ({PolicyKey(WEB, 80, UDP, INGRESS): ALLOW}, False),
+    "any peer on the port": ({PolicyKey(0, 80, TCP, INGRESS): ALLOW}, True),
+    "any peer on any port of the protocol": ({PolicyKey(0, 0, TCP, INGRESS): ALLOW}, True),
+    "the other direction": ({ANY_OUT: ALLOW}, False),
+    "a broad denial beats a narrow permission": (
+        {PolicyKey(WEB, 80, TCP, INGRESS): ALLOW, ANY_IN: DENY},
+        False,
+    ),
+    "a narrow denial beats a broad permission": (
+        {ANY_IN: ALLOW, PolicyKey(WEB, 80, TCP, INGRESS): DENY},
+        False,
+    ),
+    "a denial of another port": ({ANY_IN: ALLOW, PolicyKey(WEB, 81, TCP, INGRESS): DENY}, True),
+    "a denial of another peer": ({ANY_IN: ALLOW, PolicyKey(DB, 0, 0, INGRESS): DENY}, True),
+    "a denial beats precedence": (
+        {PolicyKey(WEB, 80, TCP, INGRESS): PolicyValue(precedence=255), ANY_IN: DENY},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_who_gets_in(bench: Bench, kernel: Kernel, family: int) -> None:
+    _two_endpoints(bench)
+    source = bench.namespace("web"), WEB4 if family == 4 else WEB6
+    destination = bench.namespace("db"), DB4 if family == 4 else DB6
+    for story, (entries, passes) in STORIES.items():
+        kernel.apply_policy(2, entries, [key for key in kernel.policy(2) if key not in entries])
+        assert bench.connects(source, destination, 80) is passes, story
+
+
+def test_egress_is_judged_too(bench: Bench, kernel: Kernel) -> None:
+    _two_endpoints(bench)
+    kernel.apply_policy(1, {PolicyKey(DB, 81, TCP, EGRESS): ALLOW}, [ANY_OUT])
+    source, destination = (bench.namespace("web"), WEB4), (bench.namespace("db"), DB4)
+    assert not bench.connects(source, destination, 80)
+    assert bench.connects(source, destination, 81)
+
+
+def test_a_held_endpoint_passes_nothing_whatever_its_map_holds(bench: Bench, kernel: Kernel) -> None:
+    _, db = _two_endpoints(bench)
+    source, destination = (bench.namespace("web"), WEB4), (bench.namespace("db"), DB4)
+    assert bench.connects(source, destination, 80)
+    kernel.put_endpoint(replace(db, held=True))
+    assert not bench.connects(source, destination, 80)
+    assert not bench.connects(destination, source, 80)
+    kernel.put_endpoint(db)
+    assert bench.connects(source, destination, 80)
+
+
+def test_a_drop_is_reported_with_its_cause(bench: Bench, kernel: Kernel) -> None:
+    _, db = _two_endpoints(bench)
+    kernel.events(0)
+    kernel.put_endpoint(replace(db, ingress_default_deny=42))
+    kernel.apply_policy(2, {PolicyKey(WEB, 81, TCP, INGRESS): PolicyValue(deny=True, provenance=43)}, [ANY_IN])
+    source, destination = (bench.namespace("web"), WEB4), (bench.namespace("db"), DB4)
+    assert not bench.connects(source, destination, 80)
+    assert not bench.connects(source, destination, 81)
+    drops = {event.dport: event for event in kernel.events(1.0) if event.kind is EventKind.DROP}
+    silent, denied = drops[80], drops[81]
+    assert (silent.reason, silent.provenance) == (133, 42)
+    assert (denied.reason, denied.provenance) == (181, 43)
+    for event in (silent, denied):
+        assert (event.source, event.destination, event.protocol, event.direction) == (WEB4, DB4, TCP, INGRESS)
+        assert (event.source_identity, event.destination_identity, event.endpoint) == (WEB, DB, 2)
+    assert kernel.events_lost() == 0
+
+
+def test_a_new_flow_is_reported_with_what_allowed_it(bench: Bench, kernel: Kernel) -> None:
+    _two_endpoints(bench)
+    kernel.events(0)
+    kernel.apply_policy(2, {PolicyKey(WEB, 80, TCP, INGRESS): PolicyValue(provenance=44)}, [ANY_IN])
+    assert bench.connects((bench.namespace("web"), WEB4), (bench.namespace("db"), DB4), 80)
+    flows = [event for event in kernel.events(1.0) if event.kind is EventKind.NEW_FLOW and event.dport == 80]
+    assert [(event.endpoint, event.direction, event.provenance) for event in flows] == [(2, INGRESS, 44)]

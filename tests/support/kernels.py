@@ -1,0 +1,171 @@
+"""A kernel to try things on: the one in dicts, or this machine's in namespaces of its own. Both answer the same questions."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pytest
+
+from fairlead.address import Address, Family
+from services.datapath.kernel import netlink
+from services.datapath.kernel.fake import FakeKernel, FakeWorld
+from services.datapath.kernel.linux import LinuxKernel
+from services.datapath.operations import Kernel
+
+TCP = 6
+_COUNTER = itertools.count()
+_CONNECT_S = 0.4
+
+
+class Bench(Protocol):
+    """One node's kernel and the namespaces of its workloads."""
+
+    kernel: Kernel
+
+    def namespace(self, name: str) -> str:
+        """Return the path of a namespace, made on first use."""
+
+    def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
+        """Tell whether a new TCP connection from one endpoint reaches the other."""
+
+    def again(self) -> Kernel:
+        """Return a second process's hold on the same kernel; the first one has died."""
+
+
+class FakeBench:
+    """The kernel in dicts."""
+
+    def __init__(self) -> None:
+        self.kernel: Kernel = FakeKernel(FakeWorld(namespaces=set()))
+
+    def namespace(self, name: str) -> str:
+        path = f"/run/netns/{name}"
+        world = cast("FakeKernel", self.kernel).world
+        assert world.namespaces is not None
+        world.namespaces.add(path)
+        return path
+
+    def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
+        return cast("FakeKernel", self.kernel).send(source[1], destination[1], TCP, port).passes
+
+    def again(self) -> Kernel:
+        self.kernel = FakeKernel(cast("FakeKernel", self.kernel).world)
+        return self.kernel
+
+
+class _Threaded:
+    """Has every call made by one thread, as the service does."""
+
+    def __init__(self, target: object, run: Callable[..., Any]) -> None:
+        self._target = target
+        self._run = run
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._target, name)
+        return lambda *args, **kwargs: self._run(method, *args, **kwargs)
+
+
+class LinuxBench:
+    """This machine's kernel, seen from a network namespace that stands for a node."""
+
+    def __init__(self) -> None:
+        self._prefix = f"fk{os.getpid()}-{next(_COUNTER)}"
+        self._pins = Path("/sys/fs/bpf") / self._prefix
+        self._names: dict[str, str] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="node")
+        node = self.namespace("node")
+        subprocess.run(["nsenter", f"--net={node}", "ip", "link", "set", "lo", "up"], check=True)
+        self._entered = contextlib.ExitStack()
+        self._run(self._enter, node)
+        self.kernel: Kernel = self._make()
+
+    def _run(self, function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        return self._thread.submit(function, *args, **kwargs).result()
+
+    def _enter(self, node: str) -> None:
+        self._entered.enter_context(netlink.inside(node))
+
+    def _make(self) -> Kernel:
+        self._linux = LinuxKernel(self._pins, ())
+        return cast("Kernel", _Threaded(self._linux, self._run))
+
+    def namespace(self, name: str) -> str:
+        if name not in self._names:
+            subprocess.run(["ip", "netns", "add", f"{self._prefix}-{name}"], check=True)
+            self._names[name] = f"/run/netns/{self._prefix}-{name}"
+        return self._names[name]
+
+    def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
+        with self._socket(destination) as server:
+            server.bind((str(destination[1]), port))
+            server.listen(1)
+            with self._socket(source) as client:
+                client.settimeout(_CONNECT_S)
+                client.bind((str(source[1]), 0))
+                try:
+                    client.connect((str(destination[1]), port))
+                except OSError:
+                    return False
+                return True
+
+    def _socket(self, end: tuple[str, Address]) -> socket.socket:
+        """Return a socket that lives in the endpoint's namespace, made by a thread that goes there."""
+        made: list[socket.socket] = []
+
+        def make() -> None:
+            with netlink.inside(end[0]):
+                family = socket.AF_INET if end[1].family is Family.IPV4 else socket.AF_INET6
+                made.append(socket.socket(family, socket.SOCK_STREAM))
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        made[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return made[0]
+
+    def again(self) -> Kernel:
+        self._run(self._linux.stop)
+        self.kernel = self._make()
+        return self.kernel
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._run(self._linux.destroy)
+        self._run(self._entered.close)
+        self._thread.shutdown()
+        for path in self._names.values():
+            subprocess.run(["ip", "netns", "delete", Path(path).name], check=True)
+
+
+def missing() -> str:
+    """Return why the real kernel cannot be tried here; empty when it can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    return "" if importlib.util.find_spec("bcc") else "needs python3-bpfcc"
+
+
+KINDS = ("fake", pytest.param("linux", marks=pytest.mark.kernel))
+
+
+def bench(kind: str) -> Iterator[Bench]:
+    """Yield a bench of that kind; the body of a fixture."""
+    if kind == "fake":
+        yield FakeBench()
+        return
+    if reason := missing():
+        pytest.skip(f"real kernel: {reason}")
+    made = LinuxBench()
+    try:
+        yield made
+    finally:
+        made.close()
