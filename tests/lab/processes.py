@@ -46,6 +46,7 @@ class Process:
         self.log = folder / "log" / f"{stem}.log"
         self._mark = folder / "pids" / stem
         self._popen: subprocess.Popen[bytes] | None = None
+        self._said_before = 0
 
     @property
     def name(self) -> str:
@@ -73,6 +74,7 @@ class Process:
         """Start it; its output is appended to its log."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._mark.parent.mkdir(parents=True, exist_ok=True)
+        self._said_before = self.log.stat().st_size if self.log.exists() else 0
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.environment}
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
@@ -107,6 +109,12 @@ class Process:
             return 0
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def said(self) -> str:
+        """Return what it has written to its log since it was last started."""
+        with self.log.open("rb") as log:
+            log.seek(self._said_before)
+            return log.read().decode(errors="replace")
 
     def tail(self, lines: int = 15) -> str:
         """Return the last lines of its log."""

@@ -18,6 +18,8 @@ class Seen(Generic[T]):
     value: T
     ok: bool
     elapsed_ms: float
+    at_s: float = 0.0
+    """When it was seen, by CLOCK_MONOTONIC."""
 
 
 async def until(
@@ -29,5 +31,5 @@ async def until(
         value = await observe()
         elapsed_s = time.monotonic() - began
         if wanted(value) or elapsed_s > within_s:
-            return Seen(value, wanted(value), elapsed_s * 1000)
+            return Seen(value, wanted(value), elapsed_s * 1000, began + elapsed_s)
         await asyncio.sleep(every_s)

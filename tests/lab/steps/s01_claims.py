@@ -7,13 +7,17 @@ from itertools import combinations
 
 from fairlead.address import Prefix
 from fairlead.errors import FairleadError
+from fairlead.schema.base import Empty
+from fairlead.schema.health import HEALTH, Health
 from fairlead.schema.ipam import CLAIMS, Claim
 from tests.lab import routers
+from tests.lab.programs import CLUSTER_SERVICES, NODE_SERVICES
 from tests.lab.steps.story import Story
 from tests.lab.waiting import until
 
 TITLE = "every node claims a prefix and announces it to both routers"
 _WITHIN_S = 30.0
+_SERVICES = {*NODE_SERVICES, *CLUSTER_SERVICES}
 
 
 async def run(story: Story) -> None:
@@ -21,6 +25,7 @@ async def run(story: Story) -> None:
     claims = await _claims(story)
     await _routers(story, claims)
     await _tables(story)
+    await _health(story)
 
 
 async def _claims(story: Story) -> dict[str, Claim]:
@@ -65,6 +70,24 @@ async def _routers(story: Story, claims: dict[str, Claim]) -> None:
             f"{by_family[0]} IPv4 and {by_family[1]} IPv6 prefixes, {' or '.join(map(str, paths)) or 'no'} paths each",
             ok=seen.ok and by_family == [3, 3],
         )
+
+
+async def _health(story: Story) -> None:
+    services = [process for name, process in story.lab.processes.items() if name.split("/")[1] in _SERVICES]
+
+    async def healthy() -> list[Health]:
+        return await story.lab.ask("ctl", lambda bus: bus.gather(HEALTH, Empty(), wait_s=0.3))
+
+    def complete(found: list[Health]) -> bool:
+        return {one.pid for one in found if one.ok} == {process.pid for process in services}
+
+    seen = await until(healthy, complete, within_s=_WITHIN_S)
+    bad = [f"{one.service} of {one.node}" for one in seen.value if not one.ok]
+    story.report.check(
+        f"all {len(services)} service processes answer for themselves that they are well",
+        f"{len(seen.value)} answers{', not well: ' + ', '.join(bad) if bad else ''}",
+        ok=seen.ok,
+    )
 
 
 async def _tables(story: Story) -> None:

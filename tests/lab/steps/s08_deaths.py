@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fairlead.errors import FairleadError
@@ -27,6 +28,7 @@ VICTIMS = (
     "ctl/policy",
 )
 _BACK_S = 20.0
+_DEAD_S = 0.25
 _GAP_MS = 1000.0
 _RETRANSMITTED_SHARE = 0.001
 
@@ -60,24 +62,26 @@ async def run(story: Story) -> None:
 async def _kill(story: Story, name: str) -> None:
     process = story.lab.process(name)
     process.kill()
+    await asyncio.sleep(_DEAD_S)
     process.start()
-    back = await until(lambda: _serves(story.lab, process), bool, within_s=_BACK_S, every_s=0.05)
+    since = datetime.now(UTC)
+    back = await until(lambda: _serves(story.lab, process, since), bool, within_s=_BACK_S, every_s=0.05)
     story.report.check(f"{name} killed and started: it serves again", f"after {back.elapsed_ms:.0f} ms", ok=back.ok)
 
 
-async def _serves(lab: Lab, process: Process) -> bool:
+async def _serves(lab: Lab, process: Process, since: datetime) -> bool:
     """Tell whether the restarted process does its work again, from its own words."""
     place, program = process.name.split("/")
     if program == "bird":
         return await _sessions_stand(lab.programs.control_socket(place))
     if program == "nats":
         services = [lab.process(f"{place}/{name}") for name in ("ipam", "datapath", "bgp")]
-        return all(healthy(lab, service) for service in services) and "Leafnode connection created" in process.tail(20)
-    return healthy(lab, process)
+        return all(healthy(lab, one, since) for one in services) and "Leafnode connection created" in process.said()
+    return healthy(lab, process, since)
 
 
-def healthy(lab: Lab, process: Process) -> bool:
-    """Tell whether the process that runs now has said that it serves and that the bus is there."""
+def healthy(lab: Lab, process: Process, since: datetime) -> bool:
+    """Tell whether the process that runs now has said since then that it serves and that the bus is there."""
     place, program = process.name.split("/")
     path = lab.programs.state(place) / program / "health.json"
     try:
@@ -85,7 +89,7 @@ def healthy(lab: Lab, process: Process) -> bool:
     except (OSError, ValueError):
         return False
     bus = {condition["name"]: condition["ok"] for condition in said["conditions"]}.get("bus", False)
-    return bool(said["pid"] == process.pid and bus)
+    return bool(said["pid"] == process.pid and bus and datetime.fromisoformat(said["at"]) > since)
 
 
 async def _sessions_stand(control: Path) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 
 from fairlead.schema.datapath import BREAK_GLASS, BreakGlass
 from tests.lab.lab import execute
-from tests.lab.probes import closes, knock, opens
+from tests.lab.probes import Knocking
 from tests.lab.steps.story import Story
 from tests.lab.waiting import until
 
@@ -23,29 +25,40 @@ async def run(story: Story) -> None:
     reports: list[BreakGlass] = []
     await lab.ask("ctl", lambda bus: bus.follow(BREAK_GLASS, _collector(reports)))
     lab.process("n2/datapath").kill()
-    before = await knock(lab, "intern-1", database)
-    update = ["bpftool", "map", "update", "pinned", pin, "key", "hex", *KEY, "value", "hex", *VALUE]
-    done = await execute(update, "", 10)
-    story.report.note(f"{' '.join(update)}: {'done' if done.ok else done.said}")
-    inside = await opens(lab, "intern-1", database, within_s=3)
-    story.report.check(
-        "datapath of n2 dead, the all-zero entry inserted with bpftool lets the intern in",
-        f"{'PONG' if before else 'refused'} before, {'PONG' if inside.ok else 'refused'} after",
-        ok=inside.ok and not before,
-    )
-    lab.process("n2/datapath").start()
-
-    async def absent() -> bool:
-        return not (await execute(["bpftool", "map", "lookup", "pinned", pin, "key", "hex", *KEY], "", 10)).ok
-
-    gone = await until(absent, bool, within_s=_BACK_S, every_s=0.05)
-    story.report.check("the service returns: the entry is gone", f"{'gone' if gone.ok else 'still there'} after {gone.elapsed_ms:.0f} ms", ok=gone.ok)  # fmt: skip
-    out = await closes(lab, "intern-1", database, within_s=3)
-    story.report.check("the intern is refused again", "refused" if out.ok else "still PONG", ok=out.ok)
+    async with Knocking(lab, "intern-1", database) as knocking:
+        refused_ms = await knocking.turned(answered=False, after_s=time.monotonic())
+        began_s = time.monotonic()
+        await _insert(story, pin)
+        came_ms = await knocking.turned(answered=True, after_s=began_s)
+        story.report.check(
+            "datapath of n2 dead, the all-zero entry inserted with bpftool lets the intern in",
+            f"refused before, {'still refused' if came_ms is None else f'PONG {came_ms:.0f} ms after bpftool began'}",
+            ok=came_ms is not None and refused_ms is not None,
+        )
+        began_s = time.monotonic()
+        lab.process("n2/datapath").start()
+        gone = await until(lambda: _absent(pin), bool, within_s=_BACK_S, every_s=0.05)
+        story.report.check("the service returns: the entry is gone", f"{'gone' if gone.ok else 'still there'} after {gone.elapsed_ms:.0f} ms", ok=gone.ok)  # fmt: skip
+        went_ms = await knocking.turned(answered=False, after_s=began_s)
+        story.report.check(
+            "the intern is refused again",
+            "still PONG" if went_ms is None else f"refused {went_ms:.0f} ms after the start",
+            ok=went_ms is not None,
+        )
     await _reported(story, reports)
 
 
-def _collector(reports: list[BreakGlass]):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a coroutine function for the bus
+async def _insert(story: Story, pin: str) -> None:
+    update = ["bpftool", "map", "update", "pinned", pin, "key", "hex", *KEY, "value", "hex", *VALUE]
+    done = await execute(update, "", 10)
+    story.report.note(f"{' '.join(update)}: {'done' if done.ok else done.said}")
+
+
+async def _absent(pin: str) -> bool:
+    return not (await execute(["bpftool", "map", "lookup", "pinned", pin, "key", "hex", *KEY], "", 10)).ok
+
+
+def _collector(reports: list[BreakGlass]) -> Callable[[BreakGlass], Awaitable[None]]:
     async def take(report: BreakGlass) -> None:
         reports.append(report)
 
