@@ -74,7 +74,7 @@ make_venv() {
         rm -rf .venv
         /usr/bin/python3 -m venv --system-site-packages .venv
     fi
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 -e '.[dev]'
 }
 
 [ -r "$STAMP" ] && [ "$(cat "$STAMP")" = "$(digest)" ] && ! programs_missing >/dev/null && exit 0
