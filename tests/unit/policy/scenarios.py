@@ -31,11 +31,14 @@ class Outcome:
     scenarios: int = 0
     questions: int = 0
     wrong: list[str] = field(default_factory=list)
+    stricter: list[str] = field(default_factory=list)
+    """Scenarios with a document that we refuse on purpose (docs/policy-differences.md)."""
 
     def add(self, other: Outcome) -> None:
         self.scenarios += other.scenarios
         self.questions += other.questions
         self.wrong += other.wrong
+        self.stricter += other.stricter
 
     def summary(self) -> str:
         right = self.questions - len(self.wrong)
@@ -85,7 +88,9 @@ class Run:
         try:
             policy = read_policy(document, self.translation)
         except InvalidInput as error:
-            if reason is None and not is_stricter(error):
+            if reason is None and is_stricter(error):
+                self.outcome.stricter.append(self.scenario["name"])
+            elif reason is None:
                 self._wrong(f"policy {number} refused: {error}")
             return
         if reason is not None:
