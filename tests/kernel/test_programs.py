@@ -254,7 +254,8 @@ def test_network_never_speaks_for_the_host(rig: Rig, network: TestRun, host: Tes
 @families
 def test_pod_to_the_node_goes_to_its_stack_if_allowed(rig: Rig, pod: TestRun, family: int) -> None:
     packet = frame(tcp(1000, 22, SYN), pod_address(1, family), NODE[family])
-    assert pod.run(packet, rig.plugged[1].ifindex).action == OK
+    after = pod.run(packet, rig.plugged[1].ifindex)
+    assert (after.action, after.packet) == (REDIRECT, packet)
     rig.policy(1, {ALLOW_IN: PolicyValue(), PolicyKey(2, 0, 0, 1): PolicyValue()})
     assert pod.run(packet, rig.plugged[1].ifindex).action == SHOT
 

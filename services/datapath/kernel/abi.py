@@ -25,7 +25,7 @@ POLICY_ENTRIES = 16384
 POLICY_SIZES = (256, 1024, 4096, POLICY_ENTRIES)
 MAX_ENDPOINTS = 65536
 GATEWAY_MAC = bytes.fromhex("02666c000001")
-"""The host side of every veth pair; neighbour.h answers with it."""
+"""The host side of every veth pair, and fairlead_host; neighbour.h answers with it."""
 
 ENDPOINT_PRESENT, ENDPOINT_HELD = 1, 2
 BPF_DIRECTORY = Path(__file__).resolve().parent.parent / "bpf"

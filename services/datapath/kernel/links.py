@@ -15,6 +15,7 @@ from services.datapath.kernel.netlink import Message, Netlink, attribute, number
 from services.datapath.operations import KernelError, Link
 
 HOST_DEVICE, HOST_PEER = "fairlead_host", "fairlead_net"
+_HOST_PEER_MAC = bytes.fromhex("02666c000002")
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _CLSACT = 0xFFFFFFF1
 _ALL_PROTOCOLS_BE = 0x0300
@@ -240,13 +241,6 @@ def attached(wire: Netlink, index: int, hook: int) -> Attached | None:
     return None
 
 
-def let_replies_in(name: str) -> None:
-    """Keep reverse path filtering from refusing what pods send to the node: routes to pods go by another device."""
-    mine, everybody = (Path(f"/proc/sys/net/ipv4/conf/{which}/rp_filter") for which in (name, "all"))
-    if max(int(mine.read_text()), int(everybody.read_text())) == 1:
-        write_sysctl(mine, "2")
-
-
 def write_sysctl(path: Path, value: str) -> None:
     """Write a kernel setting. Raises KernelError if that is refused."""
     try:
@@ -256,12 +250,14 @@ def write_sysctl(path: Path, value: str) -> None:
         raise KernelError(f"cannot write {value} to {path}: {error.strerror}") from error
 
 
-def host_door(wire: Netlink) -> Device:
-    """Make the device by which the node's own stack reaches its pods be there, and return it."""
+def host_door(wire: Netlink, mtu_bytes: int) -> Device:
+    """Make the device by which the node's own stack and its pods reach each other be there, and return it."""
     if find_device(wire, HOST_DEVICE) is None:
-        peer = veth_peer(HOST_PEER, bytes.fromhex("02666c000003"), 1500, None)
-        wire.send([add_veth(HOST_DEVICE, bytes.fromhex("02666c000002"), 65535, peer)])
-    wire.send([*set_up(HOST_PEER, _NOARP), *set_up(HOST_DEVICE, _NOARP)])
+        peer = veth_peer(HOST_PEER, _HOST_PEER_MAC, mtu_bytes, None)
+        wire.send([add_veth(HOST_DEVICE, abi.GATEWAY_MAC, mtu_bytes, peer)])
+    # its MAC is the gateway's, so that what pods send to the gateway is for the stack
+    shape = [set_shape(HOST_PEER, _HOST_PEER_MAC, mtu_bytes), set_shape(HOST_DEVICE, abi.GATEWAY_MAC, mtu_bytes)]
+    wire.send([*shape, *set_up(HOST_PEER, _NOARP), *set_up(HOST_DEVICE, _NOARP)])
     for family in ("ipv4", "ipv6"):
         forwarding = Path(f"/proc/sys/net/{family}/conf/{HOST_DEVICE}/forwarding")
         if forwarding.exists():

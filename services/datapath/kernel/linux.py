@@ -116,7 +116,7 @@ class LinuxKernel:
     def _prepare_host(self) -> None:
         uplinks = [links.find_uplink(self._wire, name) for name in self._uplinks]
         self._mtu_bytes = min((uplink.mtu_bytes for uplink in uplinks), default=1500)
-        self._host_ifindex = links.host_door(self._wire).ifindex
+        self._host_ifindex = links.host_door(self._wire, self._mtu_bytes).ifindex
         tuning, second = self._tuning, _jiffies_per_second()
         times_s = (tuning.syn_timeout_s, tuning.established_timeout_s, tuning.closing_timeout_s, tuning.other_timeout_s)
         self._tables.set_settings(
@@ -199,7 +199,6 @@ class LinuxKernel:
         finally:
             pod.close()
         self._wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name)])
-        links.let_replies_in(name)
         self._attach(device.ifindex, links.INGRESS, "from_pod")
         return Plugged(link.endpoint, name, device.ifindex, abi.GATEWAY_MAC, links.pod_mac(link.endpoint))
 

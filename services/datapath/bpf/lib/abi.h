@@ -10,7 +10,7 @@
 #define MAP(type, key_type, value_type, name) \
 	BPF_TABLE_PINNED7(type, key_type, value_type, name, 1, PIN_DIRECTORY "/fairlead_" #name, 0)
 
-/* 02:66:6c:00:00:01, locally administered: the host side of every veth pair. */
+/* 02:66:6c:00:00:01, locally administered: the host side of every veth pair, and fairlead_host. */
 #define GATEWAY_MAC_0 0x02
 #define GATEWAY_MAC_1 0x66
 #define GATEWAY_MAC_2 0x6c

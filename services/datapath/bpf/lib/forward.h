@@ -82,6 +82,15 @@ static __always_inline void fill_fib(struct bpf_fib_lookup *fib, const struct pa
 }
 
 /*
+ * Hand the packet to this node's own stack, as if it had come in by fairlead_host: the stack's routes to the pods leave by
+ * that device, so that reverse path filtering finds nothing strange.
+ */
+static __always_inline int to_stack(const struct settings *config)
+{
+	return bpf_redirect(config->host_ifindex, BPF_F_INGRESS);
+}
+
+/*
  * Send the packet off the node by the host's routes. The look-up is asked as if the packet came in by fairlead_host, so
  * that forwarding need be enabled on no other device.
  */

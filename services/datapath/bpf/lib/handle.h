@@ -39,7 +39,9 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int 
 
 	if (who->destination_endpoint)
 		v.reason = to_endpoint(skb, p, who->destination, origin, &action);
-	else if (!(who->far_flags & FLOW_STACK))
+	else if (who->far_flags & FLOW_STACK)
+		action = to_stack(config);
+	else
 		v.reason = to_network(skb, p, config, &action);
 	if (!v.reason)
 		return action;
