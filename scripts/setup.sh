@@ -9,7 +9,7 @@ PACKAGES="python3-bpfcc python3-venv bird2 etcd-server etcd-client redis-server 
  util-linux procps kmod ca-certificates make"
 SERVICES="bird.service bird6.service etcd.service redis-server.service"
 STAMP=.venv/.fairlead-setup
-export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
+export PATH="/usr/local/sbin:$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
@@ -65,6 +65,7 @@ bpftool_for_any_kernel() {
         mkdir -p /usr/local/sbin
         ln -sf "$tool" /usr/local/sbin/bpftool
     done
+    hash -r
     bpftool version >/dev/null 2>&1 || fail "bpftool does not run on this kernel ($(uname -r)): install linux-tools for it"
 }
 
