@@ -24,6 +24,7 @@ from services.policy.store import POLICIES, PolicyStore
 from services.policy.view import View
 
 _RETRY_S = 0.5
+_READY_S = 2.0
 _FORGET_EVERY_S = 5.0
 _HELD_ROWS = 20
 _HELD_SHARE = 0.5
@@ -57,9 +58,8 @@ class Projection:
         self._report = report
         self._accept_mass_change = accept_mass_change
         self.view = new_view()
-        self.ready = False
-        """Whether the store has been read once."""
         self._read = False
+        self._ready = asyncio.Event()
         self._held = False
         self._revision = 0
         self._resolved = asyncio.Condition()
@@ -84,7 +84,7 @@ class Projection:
         documents = view.documents.values()
         newest = max(documents, key=lambda stored: stored.revision, default=None)
         self._replace(revision, newest.trace if newest else "")
-        self.ready = True
+        self._ready.set()
         await self._advance(revision)
 
     async def on_changes(self, changes: tuple[Change, ...]) -> None:
@@ -100,6 +100,14 @@ class Projection:
             self._update(self.view.model.take_pending(), revision, trace)
         if any(change.key.startswith(POLICIES) for change in changes):
             await self._advance(revision)
+
+    async def ready(self) -> None:
+        """Return when the store has been read once. Raises Unavailable when that takes long."""
+        try:
+            async with asyncio.timeout(_READY_S):
+                await self._ready.wait()
+        except TimeoutError as error:
+            raise Unavailable("policies have not been read yet: the store or the bus is away") from error
 
     async def settled(self, revision: int) -> None:
         """Wait until documents as of `revision` are resolved, and rows and prefixes are written."""
@@ -125,7 +133,7 @@ class Projection:
         while True:
             await self._clock.sleep(min(_FORGET_EVERY_S, grace_s or _FORGET_EVERY_S))
             now = self._clock.monotonic_s()
-            unnamed = self.view.numbers.keys() - self.view.named if self.ready else set()
+            unnamed = self.view.numbers.keys() - self.view.named if self._ready.is_set() else set()
             unnamed_since = {prefix: unnamed_since.get(prefix, now) for prefix in unnamed}
             for prefix, since in unnamed_since.items():
                 if now - since >= grace_s:

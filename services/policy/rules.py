@@ -6,6 +6,8 @@ match nothing, `EVERYTHING` matches all traffic.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -119,6 +121,8 @@ class Reader:
 
     def prefix(self, text: str, path: str) -> str:
         """Return the prefix in canonical text; a bare address is a host prefix, host bits are cut off with a warning."""
+        if not re.fullmatch(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", text):
+            refuse(path, f"{text!r} is not a prefix: write it like 10.1.0.0/16 or fd00::/8")
         try:
             numbers = network(text)
         except InvalidInput as error:
@@ -131,8 +135,6 @@ class Reader:
 
 def prefix_text(version: int, first: int, length: int) -> str:
     """Return the canonical text of a prefix."""
-    import ipaddress  # noqa: PLC0415 - the only place that formats addresses
-
     address = ipaddress.IPv4Address(first) if version == 4 else ipaddress.IPv6Address(first)
     return f"{address}/{length}"
 

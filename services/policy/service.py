@@ -62,6 +62,7 @@ class PolicyService:
     async def apply(self, ask: ApplyPolicy) -> PolicyApplied:
         """Store a document. Raises InvalidInput naming the field, Conflict when others change it all the time."""
         policy = self._understood(ask.document)
+        await self._projection.ready()
         before = self._selected_now(policy.reference)
         await self._store.number(policy.prefixes)
         stored = StoredDocument(document=ask.document, author=ask.author, trace=telemetry.traceparent())
@@ -78,6 +79,7 @@ class PolicyService:
     async def delete(self, ask: DeletePolicy) -> PolicyApplied:
         """Remove a document; one that is not there counts as removed. Raises InvalidInput, Conflict."""
         reference = normal_reference(ask.policy.kind, ask.policy.name, ask.policy.namespace)
+        await self._projection.ready()
         before = self._selected_now(reference)
         revision, changed = await self._remove(reference)
         warnings = () if changed else (f"there is no {reference.kind} {policy_key(reference).rpartition('/')[2]}",)
@@ -100,6 +102,7 @@ class PolicyService:
 
     async def list(self, _ask: Empty) -> PolicyList:
         """Return all documents that are in force, as of the newest revision that is resolved."""
+        await self._projection.ready()
         documents = self._projection.view.documents
         return PolicyList(
             policies=tuple(documents[key] for key in sorted(documents)), revision=self._projection.revision

@@ -6,7 +6,7 @@ import pytest
 
 from fairlead.errors import InvalidInput
 from fairlead.schema.identity import FIRST_CIDR_IDENTITY
-from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow
+from fairlead.schema.policy import Direction, PolicyEntry, PolicyReference, PolicyRow
 from services.policy.documents import PortProtocol
 from services.policy.index import SelectorIndex
 from services.policy.labels import (
@@ -21,6 +21,7 @@ from services.policy.labels import (
 )
 from services.policy.ports import PortMatch, port_matches
 from services.policy.resolve import Effect, Key, without_shadowed
+from services.policy.rules import Reader, Translation
 from services.policy.selector import Operator, Requirement, Selector, equals, exists
 from services.policy.simulate import decide
 from services.policy.store import free_numbers
@@ -165,3 +166,24 @@ def test_numbers_come_back_late() -> None:
     first = int(FIRST_CIDR_IDENTITY)
     assert free_numbers({first, first + 2}, 2) == [first + 3, first + 4]
     assert free_numbers({first + 0xFFFFFE}, 1) == [first]
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.0.0/255.0.0.0", "10.0.0.0/0.0.0.255", "fe80::1%eth0/64", "10.0.0.0/33", "x", "", "10.0.0.0/-1"]
+)
+def test_what_is_no_prefix(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^`p`: "):
+        reader().prefix(text, "p")
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix", "warned"),
+    [("10.1.2.3", "10.1.2.3/32", 0), ("10.1.2.3/8", "10.0.0.0/8", 1), ("FD00:0::/8", "fd00::/8", 0)],
+)
+def test_prefixes(text: str, prefix: str, warned: int) -> None:
+    reading = reader()
+    assert (reading.prefix(text, "p"), len(reading.warnings)) == (prefix, warned)
+
+
+def reader() -> Reader:
+    return Reader(PolicyReference(kind="CiliumNetworkPolicy", name="p", namespace="default"), Translation())
