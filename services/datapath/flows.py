@@ -96,7 +96,7 @@ class FlowRecorder:
         self.losses.ring += max(0, lost - before)
 
     def record(self, events: Sequence[Event]) -> None:
-        """Explain and keep these events, as many as the budget allows; the newest ones go first when it does not."""
+        """Explain and keep these events, as many as the budget allows; of a burst the later ones are lost."""
         granted = self._records.take(len(events))
         self.losses.records += len(events) - granted
         for event in events[:granted]:

@@ -106,13 +106,17 @@ class Node:
         self.on_realised()
 
     async def on_identity(self, key: str, row: IdentityRow | None) -> None:
-        """Hear of a label set."""
-        if row is None:
-            self.identities.remove(int(key) if key.isdecimal() else 0)
+        """Hear of a label set, or that its number means nothing any more."""
+        if not key.isdecimal():
             return
-        self.identities.put(row)
+        concerned = {self.identities.labels(int(key))}
+        if row is None:
+            self.identities.remove(int(key))
+        else:
+            self.identities.put(row)
+            concerned.add(row.labels)
         for record in self.endpoints.live():
-            if record.labels == row.labels:
+            if record.labels in concerned:
                 self.endpoints.refresh(record.endpoint)
 
     async def on_policy(self, key: str, row: PolicyRow | None) -> None:

@@ -92,6 +92,8 @@ class Datapath:
         self.node.on_hosted = self.mirrors.host
         self.node.on_realised = self._realised_may_differ
         self._telling = False
+        self._adopted: set[int] = set()
+        """Endpoints that an earlier process left."""
         self.reconcilers = self._reconcilers()
 
     def _reconcilers(self) -> dict[str, Loop]:
@@ -130,6 +132,7 @@ class Datapath:
         """Want what disk and mirrors' copies say; nothing is done before the tasks run."""
         await self.mirrors.recall()
         self.node.begin()
+        self._adopted = {record.endpoint for record in self.node.endpoints.live()}
         self.breakglass.names = {record.endpoint: record.name for record in self.node.endpoints.live()}
 
     def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -198,8 +201,12 @@ class Datapath:
             asyncio.get_running_loop().call_soon(self._tell_realised)
 
     def _tell_realised(self) -> None:
+        """Tell the bus; not before every endpoint of the disk was looked at once, since half a row would look like a step back."""
         self._telling = False
-        if self.node.endpoints.standing or not self.node.endpoints.live():
+        endpoints = self.node.endpoints
+        if all(
+            record.endpoint in endpoints.standing for record in endpoints.live() if record.endpoint in self._adopted
+        ):
             self._realised.set(self.name, realised(self.name, self.node.endpoints, self.node.trace))
 
     def _explain(self, event: Event, uuid: str, lost_before: int) -> Flow:

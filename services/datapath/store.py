@@ -168,7 +168,11 @@ class Origins:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._texts: list[tuple[str, ...]] = [()]
-        for line in path.read_text().splitlines() if path.exists() else ():
+        written = path.read_text() if path.exists() else ""
+        if written and not written.endswith("\n"):
+            written += "\n"  # a line was cut short: the next one must not continue it
+            path.write_text(written)
+        for line in written.split("\n")[:-1]:
             self._texts.append(_texts(line))
         self._numbers = {texts: number for number, texts in enumerate(self._texts) if texts}
 
