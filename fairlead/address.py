@@ -60,13 +60,18 @@ class Address(str):
     @property
     def prefix(self) -> Prefix:
         """Return the host prefix (/32 or /128) that holds just this address."""
-        return Prefix(f"{self}/{self.family.bits}")
+        return Prefix.trusted(f"{self}/{self.family.bits}")
 
 
 class Prefix(str):
     """One IPv4 or IPv6 prefix in canonical text; host bits must be zero; a bare address means a host prefix."""
 
     __slots__ = ("__dict__",)
+
+    @classmethod
+    def trusted(cls, text: str) -> Prefix:
+        """Return a prefix out of text that is known to be canonical, without reading it: it costs a tenth, and less memory."""
+        return super().__new__(cls, text)
 
     def __new__(cls, text: str) -> Prefix:
         """Return the canonical form of `text`, always with its length."""

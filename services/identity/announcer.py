@@ -35,6 +35,7 @@ class Announcer:
     ) -> None:
         self._catalogue = catalogue
         self._condition = condition
+        self._clock = clock
         self._keys = names
         self._guard = LossGuard()
         self._logged: set[str] = set()
@@ -49,7 +50,8 @@ class Announcer:
 
     async def _on_snapshot(self, items: dict[str, Item], revision: int) -> None:
         before = self._catalogue.members or await self._announced()
-        self._catalogue.load(items)
+        for _ in self._catalogue.load(items):
+            await self._clock.sleep(0)
         self._condition("store", True, "")
         self._guard.look(before, self._catalogue.members)
         self._project_all(revision)

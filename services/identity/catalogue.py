@@ -6,9 +6,10 @@ Bad entries are left out one by one and told with their reason; nothing that som
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 from fairlead import codec
 from fairlead.errors import InvalidInput
@@ -35,6 +36,7 @@ class Known:
     revision: int
 
 
+_TURN = 1000
 _Put = Callable[[str, Item], None]
 _Drop = Callable[[str, int], None]
 
@@ -92,15 +94,18 @@ class Catalogue:
         numbers = self._numbers_by_labels.get(labels)
         return self._known[min(numbers)] if numbers else None
 
-    def load(self, items: Mapping[str, Item]) -> None:
-        """Forget everything, and take this."""
+    def load(self, items: Mapping[str, Item]) -> Iterator[None]:
+        """Forget everything, and take this; pauses after every thousand, so that the caller can let others have their turn."""
+        self.complete = False
         self._clear()
         self.bad.clear()
         # nodes first: they decide where addresses belong
-        for prefix in (self._keys.nodes, ""):
-            for item in items.values():
-                if item.key.startswith(self._keys.nodes) == bool(prefix):
-                    self._put(item)
+        nodes = [item for key, item in items.items() if key.startswith(self._keys.nodes)]
+        others = (item for key, item in items.items() if not key.startswith(self._keys.nodes))
+        for number, item in enumerate(chain(nodes, others), start=1):
+            self._put(item)
+            if number % _TURN == 0:
+                yield
         self._take_touched()
         self.complete = True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -58,13 +59,12 @@ class AddressValue(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     @property
     def prefix(self) -> Prefix:
         """Return the prefix that the value speaks of. Raises InvalidInput."""
-        address = Address(self.ip)
-        return address.prefix if self.mask is None else Prefix(f"{address}/{_length(self.mask, address.family)}")
+        return _prefix_of(self.ip, self.mask)
 
     @property
     def host(self) -> Address | None:
         """Return the node's address, or None. Raises InvalidInput."""
-        return Address(self.host_ip) if self.host_ip else None
+        return _node_address(self.host_ip) if self.host_ip else None
 
     @property
     def owner(self) -> str:
@@ -88,7 +88,8 @@ def address_value(
 
 def address_name(prefix: Prefix) -> str:
     """Return the last part of the key: the address, or for real prefixes the prefix with its slash."""
-    return str(prefix.address) if prefix.is_host else str(prefix)
+    host_suffix = "/128" if ":" in str(prefix) else "/32"
+    return str(prefix).removesuffix(host_suffix)
 
 
 def read_address(name: str, data: bytes) -> AddressValue:
@@ -99,10 +100,26 @@ def read_address(name: str, data: bytes) -> AddressValue:
         raise InvalidInput(f"not an address entry: {error}") from error
     if not 0 < value.id <= 0xFFFFFFFF:
         raise InvalidInput(f"`ID`: {value.id} is no identity")
-    if Prefix(name) != value.prefix:
-        raise InvalidInput(f"`IP`: the value speaks of {value.prefix}, the key of {name}")
+    prefix = value.prefix
+    if name != address_name(prefix):
+        raise InvalidInput(
+            f"`IP`: the value speaks of {prefix}, the key of {name}: write the key as {address_name(prefix)}"
+        )
     value.host  # noqa: B018 - raises when it is no address
     return value
+
+
+@lru_cache(maxsize=1024)
+def _prefix_of(ip: str, mask: str | None) -> Prefix:
+    """Return the prefix of an entry; the last ones are kept, since every entry is asked twice. Raises InvalidInput."""
+    address = Address(ip)
+    return address.prefix if mask is None else Prefix(f"{address}/{_length(mask, address.family)}")
+
+
+@lru_cache(maxsize=65536)
+def _node_address(text: str) -> Address:
+    """Return the address of a node, one object for its many workloads. Raises InvalidInput."""
+    return Address(text)
 
 
 def _mask(prefix: Prefix) -> str:

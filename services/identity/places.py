@@ -18,7 +18,7 @@ from fairlead.errors import InvalidInput
 from fairlead.kv import Item
 from fairlead.schema.base import IdentityId, NodeName, NodeNameField
 from fairlead.schema.identity import AddressEntry, AddressGroup, NodeRow
-from services.identity.cilium import AddressValue, address_name, read_address, read_node
+from services.identity.cilium import AddressValue, read_address, read_node
 from services.identity.keys import SHARDS, Keys, node_of, shard
 from services.identity.store import Note
 
@@ -65,8 +65,6 @@ class Places:
     def put_address(self, name: str, item: Item) -> None:
         """Take an address. Raises InvalidInput."""
         value = read_address(name, item.value)
-        if name != address_name(value.prefix):
-            raise InvalidInput(f"{name!r} is not canonical: write the key as {address_name(value.prefix)}")
         entry = AddressEntry(prefix=value.prefix, identity=IdentityId(value.id), host=value.host, name=value.pod_name)
         self._place(name, entry, node_of(value.owner), item.revision, _trace(value))
 

@@ -22,7 +22,7 @@ from fairlead.schema.base import NodeName
 from fairlead.schema.ipam import CLAIMS as BUCKET
 from fairlead.schema.ipam import AllocateAddress
 from services.ipam.claims import Claims
-from services.ipam.model import Pool
+from services.ipam.model import Pool, choose_prefix
 from services.ipam.service import Ipam
 from services.ipam.store import CLAIMS, StateFile, StoredClaim, claim_key, claimed_prefix
 from tests.support.etcd import EtcdServer, etcd
@@ -197,12 +197,18 @@ async def test_an_unreadable_claim_still_takes_its_prefix(tmp_path: Path) -> Non
     assert all(node.prefixes[0] in Prefix("10.0.8.0/21") for node in nodes)
 
 
+def rivals(count: int) -> list[tuple[str, Pool]]:
+    """Return nodes that all want to begin in the same /24, every other one with a /25: keys alone do not tell them apart."""
+    pools = (TIGHT[0], Pool(TIGHT[0].prefix, 25))
+    place = Prefix("10.0.3.0/24")
+    names = ((f"n{number}", pools[number % 2]) for number in range(10_000))
+    return [(name, pool) for name, pool in names if choose_prefix(pool, name, []) in place][:count]
+
+
 @pytest.mark.connected
 async def test_nodes_that_race_never_get_overlapping_prefixes(etcd: EtcdServer, tmp_path: Path) -> None:
     hub, stores = Hub(), [EtcdKv(etcd.url) for _ in range(10)]
-    # sixteen /24, ten nodes, half of which want /25: they meet often, and keys alone do not tell
-    mixed = [TIGHT if number % 2 else (Pool(TIGHT[0].prefix, 25),) for number in range(10)]
-    nodes = [Node(stores[n], hub, tmp_path, f"n{n}", mixed[n]) for n in range(10)]
+    nodes = [Node(kv, hub, tmp_path, name, (pool,)) for kv, (name, pool) in zip(stores, rivals(10), strict=True)]
     async with contextlib.AsyncExitStack() as stack:
         for node in nodes:
             await stack.enter_async_context(node.running())
@@ -214,6 +220,7 @@ async def test_nodes_that_race_never_get_overlapping_prefixes(etcd: EtcdServer, 
             assert other not in prefix, f"{prefix} and {other} overlap"
     listing = await stores[0].list(CLAIMS)
     assert sorted(filter(None, map(claimed_prefix, listing.items))) == sorted(claimed)
+    assert all(node.conditions["claim"][0] for node in nodes)
     for store in stores:
         await store.close()
 
