@@ -45,10 +45,10 @@ apt_install() {
 }
 
 disable_new_services() {
-    command -v systemctl >/dev/null 2>&1 || return 0
     for unit in $SERVICES; do
         case " $1 " in *" $unit "*) continue ;; esac
-        [ ! -e "/lib/systemd/system/$unit" ] || systemctl disable --quiet "$unit" 2>/dev/null || say "could not disable $unit"
+        [ -e "/lib/systemd/system/$unit" ] || continue
+        deb-systemd-helper disable "$unit" >/dev/null || say "could not disable $unit"
     done
 }
 
