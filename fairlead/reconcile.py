@@ -86,8 +86,15 @@ class Reconciler(Generic[K, V]):
     async def settle_due(self) -> None:
         """Work on everything that is due now, until nothing is."""
         while due := self._table.due(self._clock.monotonic_s()):
-            doomed = due[0].doomed
-            await self._work([row for row in due if row.doomed is doomed][: self._pace.batch])
+            for doomed in (True, False):
+                await self._work_through([row for row in due if row.doomed is doomed])
+
+    async def _work_through(self, rows: Sequence[TableRow[K, V]]) -> None:
+        for start in range(0, len(rows), self._pace.batch):
+            batch = rows[start : start + self._pace.batch]
+            fresh = [row for row in batch if self._table.is_current(row)]  # others come again, with their newer value
+            if fresh:
+                await self._work(fresh)
 
     async def prune(self) -> None:
         """Compare the world with the table now, if the table is initialised."""

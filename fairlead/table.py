@@ -124,10 +124,14 @@ class Table(Generic[K, V]):
         """Return what stands in the way, by key."""
         return {key: self._rows[key].status.detail for key in self._failed}
 
+    def is_current(self, row: TableRow[K, V]) -> bool:
+        """Tell whether the row is still what is wanted."""
+        now = self._rows.get(row.key)
+        return now is not None and now.revision == row.revision
+
     def settle(self, row: TableRow[K, V], status: Status) -> bool:
         """Record what became of `row`; False when the row has changed since, and stays pending."""
-        now = self._rows.get(row.key)
-        if now is None or now.revision != row.revision:
+        if not self.is_current(row):
             return False
         self._open.discard(row.key)
         self._failed.discard(row.key)
@@ -136,7 +140,7 @@ class Table(Generic[K, V]):
             return True
         if status.kind is StatusKind.FAILED:
             self._failed.add(row.key)
-        self._rows[row.key] = replace(now, status=status)
+        self._rows[row.key] = replace(row, status=status)
         return True
 
     def _store(self, key: K, value: V, *, doomed: bool) -> None:

@@ -123,6 +123,41 @@ async def test_a_value_changed_during_the_operation_is_realised_too() -> None:
     assert row.status.kind is StatusKind.DONE
 
 
+async def test_rows_that_changed_or_went_before_their_turn_are_not_written_with_their_old_value() -> None:
+    world, table, reconciler, _ = _set_up(batch=1)
+    plain = world.update
+
+    async def update(rows: Mapping[str, int]) -> Mapping[str, str]:
+        if "a" in rows:
+            table.put("b", 20)
+            table.remove("c")
+        return await plain(rows)
+
+    world.update = update  # type: ignore[method-assign] # the change has to come in the middle
+    for number, key in enumerate("abc"):
+        table.put(key, number)
+    await reconciler.settle_due()
+    assert world.rows == {"a": 0, "b": 20}
+    assert world.log == ["put a", "delete c", "put b"]
+
+
+async def test_ten_thousand_rows_are_settled_in_batches() -> None:
+    world, table, reconciler, _ = _set_up(batch=1000)
+    sizes: list[int] = []
+    plain = world.update
+
+    async def update(rows: Mapping[str, int]) -> Mapping[str, str]:
+        sizes.append(len(rows))
+        return await plain(rows)
+
+    world.update = update  # type: ignore[method-assign] # only listens
+    for number in range(10_000):
+        table.put(str(number), number)
+    await reconciler.settle_due()
+    assert sizes == [1000] * 10
+    assert len(world.rows) == 10_000
+
+
 async def test_the_loop_wakes_on_changes_and_on_its_timer() -> None:
     world, table = World(), Table[str, int]("test")
     settled: list[str] = []
