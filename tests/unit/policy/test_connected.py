@@ -101,6 +101,7 @@ def ports(row: PolicyRow) -> set[int]:
 
 
 async def test_from_commit_to_row_in_a_few_milliseconds(stack: Stack, bus: NatsBus) -> None:
+    await until(lambda: _has(bus, DATABASE))
     taken: list[float] = []
     for port in range(1, 41):
         begun = time.perf_counter()

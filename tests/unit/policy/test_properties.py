@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fairlead.codec import from_builtins, to_builtins
+from fairlead.errors import InvalidInput
 from fairlead.schema.policy import Direction, PolicyObject, PolicyRow
 from services.policy.labels import Identity
 from services.policy.model import Model, is_subject, reserved_identities
@@ -113,3 +116,33 @@ def test_order_leaves_no_mark(labels: list[dict[str, str]], given_documents: lis
     for identity in reversed(workloads):
         backwards.put_identity(identity)
     assert all_rows(forwards) == all_rows(backwards)
+
+
+JUNK = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=3)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=9), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@RELAXED
+@given(documents(), st.randoms(use_true_random=False), JUNK)
+def test_a_document_with_junk_in_it_is_understood_or_refused(document: PolicyObject, chance: Random, junk: Any) -> None:
+    holder: Any = {"spec": document.spec, "metadata": document.metadata}
+    key: Any = chance.choice(["spec", "metadata"])
+    while isinstance(holder[key], dict | list) and holder[key] and chance.random() < 0.8:
+        holder = holder[key]
+        key = chance.choice(list(holder)) if isinstance(holder, dict) else chance.randrange(len(holder))
+    whole = holder if "spec" in holder else None
+    holder[key] = junk
+    given_fields = {"apiVersion": document.apiVersion, "kind": document.kind, **(whole or to_builtins(document))}
+    assert "`" in (text := refusal(given_fields)) or "cannot be read" in text or not text
+
+
+def refusal(fields: dict[str, Any]) -> str:
+    """Return why a document is refused; empty when it is understood. Anything but InvalidInput is our own fault."""
+    try:
+        parse(from_builtins(fields, PolicyObject), HERE)
+    except InvalidInput as error:
+        return error.message
+    return ""
