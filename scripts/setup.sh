@@ -48,7 +48,12 @@ disable_new_services() {
     for unit in $SERVICES; do
         case " $1 " in *" $unit "*) continue ;; esac
         [ -e "/lib/systemd/system/$unit" ] || continue
-        deb-systemd-helper disable "$unit" >/dev/null || say "could not disable $unit"
+        if command -v systemctl >/dev/null 2>&1; then
+            systemctl disable --quiet "$unit" 2>/dev/null || say "could not disable $unit"
+        else
+            rm -f "/etc/systemd/system/multi-user.target.wants/$unit"
+            update-rc.d "${unit%.service}" disable >/dev/null 2>&1 || say "could not disable ${unit%.service}"
+        fi
     done
 }
 
