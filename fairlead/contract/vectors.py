@@ -37,7 +37,7 @@ _TEXT_BY_FIELD = {
 _TEXT_BY_PATTERN = {
     r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": "n1",
     r"^[A-Za-z0-9]([A-Za-z0-9._:/@-]*[A-Za-z0-9])?$": "web",
-    r"^[^\s;,][^;,\x00-\x1f]*$": "container:app=web",
+    r"^[^\s;,\x00-\x1f][^;,\x00-\x1f]*$": "container:app=web",
     r"^[A-Za-z0-9_.-]+$": "eth0",
 }
 _DATE = "2026-01-02T03:04:05.678901Z"
@@ -93,7 +93,7 @@ def _struct(info: inspect.StructType, _field: str) -> Any:
 
 
 def _text(info: inspect.StrType, field: str) -> str:
-    return _TEXT_BY_FIELD.get(field) or (_TEXT_BY_PATTERN[info.pattern] if info.pattern else field) or "key"
+    return _TEXT_BY_FIELD.get(field) or _TEXT_BY_PATTERN.get(info.pattern or "") or field or "key"
 
 
 def _number(info: inspect.IntType | inspect.FloatType, _field: str) -> int | float:

@@ -25,7 +25,9 @@ EndpointIdField = Annotated[EndpointId, Meta(ge=1, le=65535)]
 
 Name = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._:/@-]*[A-Za-z0-9])?$")]
 """A name that people give: letters, digits and . _ : / @ - inside, at most 253."""
-Label = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\s;,][^;,\x00-\x1f]*$")]
+Text = Annotated[str, Meta(max_length=253, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""A short text for people, without control characters; may be empty."""
+Label = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\s;,\x00-\x1f][^;,\x00-\x1f]*$")]
 """A label, `source:key=value` or `key=value` (then its source is `container`); no comma, semicolon or control character."""
 Labels = Annotated[tuple[Label, ...], Meta(max_length=128)]
 Traceparent = Annotated[str, Meta(max_length=64)]

@@ -39,7 +39,7 @@ class AttachEndpoint(Message, frozen=True, kw_only=True):
     """Connect a network namespace of this node. The same name again returns what stands; changed labels relabel it."""
 
     name: Name
-    netns: Annotated[str, Meta(min_length=1, max_length=4096)]
+    netns: Annotated[str, Meta(max_length=4096, pattern=r"^/[^\x00-\x1f\x7f]+$")]
     """Path of the network namespace, for instance /run/netns/web or /proc/123/ns/net."""
     addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=2)]
     labels: Labels = ()
@@ -95,7 +95,7 @@ class EndpointList(Message, frozen=True, kw_only=True):
 class EndpointQuery(Message, frozen=True, kw_only=True):
     """Which endpoint is meant: by number, name or address."""
 
-    endpoint: Annotated[str, Meta(min_length=1, max_length=253)]
+    endpoint: Name
 
 
 class PolicyMapEntry(Message, frozen=True, kw_only=True):
@@ -189,8 +189,8 @@ class FlowQuery(Message, frozen=True, kw_only=True):
     """Which recorded flows are wanted: the newest `last`, optionally only drops or one uuid."""
 
     last: Annotated[int, Meta(ge=1, le=4096)] = 20
-    verdict: str = ""
-    uuid: str = ""
+    verdict: Annotated[str, Meta(pattern=r"^(FORWARDED|DROPPED|AUDIT)?$")] = ""
+    uuid: Annotated[str, Meta(pattern=r"^[0-9a-f-]{0,36}$")] = ""
 
 
 class FlowList(Message, frozen=True, kw_only=True):

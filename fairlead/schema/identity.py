@@ -19,6 +19,7 @@ from fairlead.schema.base import (
     Revision,
     Row,
     Seconds,
+    Text,
     Topic,
 )
 
@@ -130,10 +131,10 @@ class ExternalWorkload(Message, frozen=True, kw_only=True):
     generation: Annotated[int, Meta(ge=0)]
     addresses: Annotated[tuple[Prefix, ...], Meta(min_length=1, max_length=64)]
     labels: Annotated[Labels, Meta(min_length=1)]
-    owner: Annotated[str, Meta(max_length=253)] = ""
+    owner: Text = ""
     lease_s: Seconds = 0
     """0: until withdrawn. Otherwise the record is flagged as stale when nothing is heard for so long; never deleted for it."""
-    site: Annotated[str, Meta(max_length=253)] = ""
+    site: Text = ""
 
 
 class WithdrawWorkload(Message, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from fairlead.schema.base import (
     Revision,
     Row,
     Seconds,
+    Text,
     Topic,
 )
 
@@ -42,15 +43,15 @@ class ApplyPolicy(Message, frozen=True, kw_only=True):
 
     document: PolicyObject
     wait_s: Seconds = 0
-    author: Annotated[str, Meta(max_length=253)] = ""
+    author: Text = ""
 
 
 class PolicyReference(Message, frozen=True, kw_only=True):
     """Which policy is meant; `namespace` is empty for clusterwide kinds, `default` where a file names none."""
 
-    kind: str
-    name: str
-    namespace: str = ""
+    kind: Text
+    name: Text
+    namespace: Text = ""
 
 
 class DeletePolicy(Message, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ class NatsServer:
 
     def _hub_config(self, folder: Path) -> str:
         return (
-            f'listen: "127.0.0.1:{self.port}"\nserver_name: {self.name}\nmax_payload: 8MB\n'
+            f'listen: "0.0.0.0:{self.port}"\nserver_name: {self.name}\nmax_payload: 8MB\n'
             f'jetstream {{ domain: hub, store_dir: "{folder}/js" }}\nleafnodes {{ listen: "127.0.0.1:{self.leaf_port}" }}\n'
         )
 

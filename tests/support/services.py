@@ -14,13 +14,14 @@ START_S = 20.0
 
 
 class ServiceProcess:
-    """One `python -m services.X` with its own state folder."""
+    """One `python -m services.X` with its own state folder; `netns` is the path of a network namespace to run in."""
 
-    def __init__(self, service: str, node: str, folder: Path, options: Mapping[str, str]) -> None:
+    def __init__(self, service: str, node: str, folder: Path, options: Mapping[str, str], *, netns: str = "") -> None:
         self.service = service
         self.state_dir = folder / node
         self.log = folder / f"{service}-{node}.log"
         settings = {"NODE": node, "STATE_DIR": str(self.state_dir), **options}
+        self._inside = ["nsenter", f"--net={netns}", "--"] if netns else []
         self._env = {**os.environ, **{f"FAIRLEAD_{name}": value for name, value in settings.items()}}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -28,7 +29,7 @@ class ServiceProcess:
         """Start it, and return when its health file is there."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.service}"], env=self._env, stdout=log, stderr=log
+                [*self._inside, sys.executable, "-m", f"services.{self.service}"], env=self._env, stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_S
         while not self.health():
