@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.datapath.kernel.testrun import OK, REDIRECT, TestRun
+from services.datapath.kernel.testrun import OK, REDIRECT
 from services.datapath.operations import PolicyKey, PolicyValue
 from tests.kernel.packets import SYN, arp_request, echo, frame, icmp, solicitation, tcp, udp
 from tests.kernel.rig import ALLOW_OUT, FAR, NODE, Rig, pod_address

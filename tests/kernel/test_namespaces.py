@@ -19,8 +19,8 @@ import pytest
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import links, netlink
-from services.datapath.kernel.drops import Drop
 from services.datapath.kernel.linux import LinuxKernel
+from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import KernelError, Link, PolicyKey, PolicyValue
 from tests.kernel.packets import frame, icmp, tcp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, FAR, NODE, SMALL, Rig, new_rig, pod_address, run

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.datapath.kernel.drops import Drop
 from services.datapath.kernel.testrun import REDIRECT, SHOT, TestRun
+from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import Event, PolicyKey, PolicyValue
 from tests.kernel.packets import frame, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, Rig, pod_address

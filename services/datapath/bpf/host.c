@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * Attached to tc ingress of the uplinks (what the network sends) and to tc egress of fairlead_host (what this node's own
- * stack sends to its pods). What is not for a local endpoint is none of our business and goes on untouched.
+ * Attached to tc ingress of the uplinks (what the network sends) and to tc egress of fairlead_host (what this node's
+ * own stack sends to its pods). What is not for a local endpoint is none of our business and goes on untouched.
  */
 #include "lib/parse.h"
 #include "lib/handle.h"

@@ -254,7 +254,7 @@ class LinuxKernel:
 
     def policy(self, endpoint: int) -> dict[PolicyKey, tuple[PolicyValue, PolicyCounters]]:
         """Return the endpoint's policy map; empty when it has none."""
-        return self._tables.policy(endpoint)
+        return self._tables.policies.rows(endpoint)
 
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
         """Change the endpoint's policy map (made on first use), then have its flows judged anew. Raises KernelError when it is full."""
@@ -262,11 +262,11 @@ class LinuxKernel:
 
     def policy_pin(self, endpoint: int) -> str:
         """Return the path at which the endpoint's policy map is pinned."""
-        return str(self._tables.policy_pin(endpoint))
+        return str(self._tables.policies.pin(endpoint))
 
     def addresses(self) -> dict[Prefix, int]:
         """Return prefix to identity as the maps have it."""
-        return self._tables.addresses()
+        return self._tables.ipcache.all()
 
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
         """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
@@ -274,7 +274,7 @@ class LinuxKernel:
 
     def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
         """Return what the programs would find for the address, or None (then it is world)."""
-        return self._tables.lookup_address(address)
+        return self._tables.ipcache.find(address)
 
     def events(self, timeout_s: float) -> list[Event]:
         """Wait up to `timeout_s` for reports, and return those that came."""

@@ -6,18 +6,18 @@ An endpoint's epoch grows with its own rows; the address epoch grows when an add
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi
-from services.datapath.kernel.maps import Map, create_map, open_map, open_or_create
-from services.datapath.operations import EndpointEntry, KernelError, PolicyCounters, PolicyKey, PolicyValue
+from services.datapath.kernel.ipcache import AddressTables
+from services.datapath.kernel.maps import Map, open_or_create
+from services.datapath.kernel.policies import PolicyTables
+from services.datapath.operations import EndpointEntry, KernelError, PolicyKey, PolicyValue
 
 _ZERO = struct.pack("=I", 0)
-_FEW = 256
 
 
 def _number(value: int) -> bytes:
@@ -31,20 +31,21 @@ class Tables:
         self._directory = pin_directory
         self._specs = abi.map_specs(flows, addresses)
         self.maps: dict[str, Map] = {}
-        self._policy_maps: dict[int, Map] = {}
+        self.policies = PolicyTables(pin_directory)
 
     def open(self) -> None:
         """Open or make every map."""
         for name, spec in self._specs.items():
             if name not in self.maps:
                 self.maps[name] = open_or_create(self._directory / f"{abi.PIN_PREFIX}{name}", name, spec)
+        self.policies.open(self.maps["policies"])
 
     def close(self) -> None:
         """Close descriptors; the pins keep the maps."""
-        for table in (*self.maps.values(), *self._policy_maps.values()):
+        self.policies.close()
+        for table in self.maps.values():
             table.close()
         self.maps.clear()
-        self._policy_maps.clear()
 
     # settings and versions
 
@@ -146,137 +147,33 @@ class Tables:
             self.bump_endpoint(endpoint)
             self.bump_addresses()
 
-    # policies
-
-    def policy_pin(self, endpoint: int) -> Path:
-        """Return where the endpoint's policy map is pinned."""
-        return self._directory / f"cilium_policy_{endpoint:05d}"
-
-    def _policy_map(self, endpoint: int) -> Map | None:
-        if endpoint not in self._policy_maps:
-            table = open_map(self.policy_pin(endpoint), f"policy_{endpoint:05d}", abi.POLICY_MAP)
-            if table is None:
-                return None
-            # also what a process killed between pinning and this would have done
-            self.maps["policies"].put(_number(endpoint), struct.pack("=i", table.fd))
-            self._policy_maps[endpoint] = table
-        return self._policy_maps[endpoint]
-
-    def _policy_map_with_room(self, endpoint: int, more: int) -> Map:
-        """Return the endpoint's policy map, made or exchanged for a larger one if `more` rows would crowd it.
-
-        A hash of 16384 costs 256 KiB empty, and most endpoints have a dozen rows. The exchange is atomic for the programs.
-        """
-        table = self._policy_map(endpoint)
-        rows = table.items() if table is not None else {}
-        wanted = len(rows) + more
-        size = next((size for size in abi.POLICY_SIZES if wanted * 4 <= size * 3), abi.POLICY_ENTRIES)
-        if table is not None and table.spec.entries >= size:
-            return table
-        larger = self._exchange_policy_map(endpoint, size, rows)
-        if table is not None:
-            table.close()
-        return larger
-
-    def _exchange_policy_map(self, endpoint: int, size: int, rows: Mapping[bytes, bytes]) -> Map:
-        pin = self.policy_pin(endpoint)
-        new = pin.with_name(pin.name + "_new")
-        new.unlink(missing_ok=True)
-        table = create_map(new, f"policy_{endpoint:05d}", dataclasses.replace(abi.POLICY_MAP, entries=size))
-        table.put_all(rows)
-        new.rename(pin)
-        self.maps["policies"].put(_number(endpoint), struct.pack("=i", table.fd))
-        self._policy_maps[endpoint] = table
-        return table
-
-    def policy(self, endpoint: int) -> dict[PolicyKey, tuple[PolicyValue, PolicyCounters]]:
-        """Return the endpoint's policy map; empty when it has none."""
-        table = self._policy_map(endpoint)
-        rows = table.items() if table is not None else {}
-        return {abi.unpack_policy_key(key): abi.unpack_policy_value(value) for key, value in rows.items()}
+    # policies and addresses: rows first, epoch after
 
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
-        """Change the rows, then the epoch."""
-        refused = [key for key, value in puts.items() if value.proxy_port]
-        if refused:
-            raise KernelError(f"{refused[0]} asks for an L7 proxy, which this datapath does not have")
-        # denies come first and go last, so that a change that breaks off lets through less, not more
-        ordered = sorted(puts.items(), key=lambda row: not row[1].deny)
-        rows = {abi.pack_policy_key(key): abi.pack_policy_value(value) for key, value in ordered}
-        gone = [row for key in deletes if (row := abi.pack_policy_key(key)) not in rows]
-        table = self._policy_map_with_room(endpoint, len(rows))
+        """Change the endpoint's policy map, then the endpoint's epoch."""
         try:
-            self._change_policy(table, rows, gone)
+            self.policies.change(endpoint, puts, deletes)
         finally:
             self.bump_endpoint(endpoint)
 
-    def _change_policy(self, table: Map, rows: Mapping[bytes, bytes], gone: list[bytes]) -> None:
-        try:
-            table.put_all(rows)
-        except KernelError:
-            # what goes may be what makes room
-            table.delete_all(gone)
-            table.put_all(rows)
-        denies = {row for row in gone if (table.get(row) or b"\0\0\0")[2] & 1}
-        table.delete_all(sorted(gone, key=lambda row: row in denies))
-
     def delete_policy(self, endpoint: int) -> None:
-        """Remove the endpoint's policy map."""
-        self.maps["policies"].delete(_number(endpoint))
-        table = self._policy_maps.pop(endpoint, None)
-        if table is not None:
-            table.close()
-        self.policy_pin(endpoint).unlink(missing_ok=True)
+        """Remove the endpoint's policy map, then change the endpoint's epoch."""
+        self.policies.delete(endpoint)
         self.bump_endpoint(endpoint)
 
-    # addresses of everybody else
-
-    def addresses(self) -> dict[Prefix, int]:
-        """Return prefix to identity."""
-        exact = {abi.unpack_address(key).prefix: value for key, value in self.maps["ipcache"].items().items()}
-        ranges = {abi.unpack_prefix(key): value for key, value in self.maps["ipcache_prefix"].items().items()}
-        return {prefix: struct.unpack("=I", value)[0] for prefix, value in {**exact, **ranges}.items()}
+    @property
+    def ipcache(self) -> AddressTables:
+        """Return the table of addresses."""
+        return AddressTables(self.maps["ipcache"], self.maps["ipcache_prefix"])
 
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
-        """Change the rows; the address epoch grows unless nothing was different."""
-        deletes = list(deletes)
-        changed = 0
+        """Change address to identity; then the address epoch, unless nothing was different."""
+        changed = True
         try:
-            for name, is_host in (("ipcache", True), ("ipcache_prefix", False)):
-                rows = {
-                    _row(prefix): _number(identity) for prefix, identity in puts.items() if prefix.is_host is is_host
-                }
-                gone = [_row(prefix) for prefix in deletes if prefix.is_host is is_host]
-                changed += self._change_rows(self.maps[name], rows, gone)
+            changed = self.ipcache.change(puts, deletes)
         finally:
             if changed:
                 self.bump_addresses()
-
-    def _change_rows(self, table: Map, puts: Mapping[bytes, bytes], deletes: Iterable[bytes]) -> int:
-        """Change the rows; return how many were different."""
-        have = self._rows(table, puts)
-        new = {row: value for row, value in puts.items() if have.get(row) != value}
-        table.put_all(new)
-        return len(new) + table.delete_all(row for row in deletes if row not in puts)
-
-    def _rows(self, table: Map, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
-        asked = list(keys)
-        # a trie answers with the longest match, which may be another row: only its list tells what it holds
-        if asked and (table.spec.kind == "lpm_trie" or len(asked) > _FEW):
-            return table.items()
-        return {key: value for key in asked if (value := table.get(key)) is not None}
-
-    def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
-        """Return what the programs would find."""
-        value = self.maps["ipcache"].get(abi.pack_address(address))
-        if value is not None:
-            return address.prefix, struct.unpack("=I", value)[0]
-        rows = self.maps["ipcache_prefix"].items()
-        by_prefix = {prefix: value for row, value in rows.items() if address in (prefix := abi.unpack_prefix(row))}
-        if not by_prefix:
-            return None
-        longest = max(by_prefix, key=lambda prefix: prefix.length)
-        return longest, int(struct.unpack("=I", by_prefix[longest])[0])
 
     def events_lost(self) -> int:
         """Return how many reports were not delivered."""
@@ -299,7 +196,3 @@ def _entry(number: int, state: abi.EndpointState, addresses: Iterable[Address]) 
         ingress_default_deny=state.ingress_default_deny,
         egress_default_deny=state.egress_default_deny,
     )
-
-
-def _row(prefix: Prefix) -> bytes:
-    return abi.pack_address(prefix.address) if prefix.is_host else abi.pack_prefix(prefix)

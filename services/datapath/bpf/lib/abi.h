@@ -167,7 +167,8 @@ struct events_table_t {
 	void (*ringbuf_submit)(void *, u64);
 	__u32 max_entries;
 };
-__attribute__((section("maps/ringbuf:" PIN_DIRECTORY "/fairlead_events"))) struct events_table_t events = {.max_entries = 4096};
+__attribute__((section("maps/ringbuf:" PIN_DIRECTORY "/fairlead_events"))) struct events_table_t events = {
+	.max_entries = 4096};
 
 /* Per CPU and kind: how many reports this second has left, and how many were not delivered ever. */
 struct event_budget {

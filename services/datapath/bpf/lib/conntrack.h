@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * Flows. One entry holds both directions; whether it may still be trusted is decided when it is looked up, by age and by
- * epoch. An entry whose epoch is old stays, because it still knows who began.
+ * Flows. One entry holds both directions; whether it may still be trusted is decided when it is looked up, by age and
+ * by epoch. An entry whose epoch is old stays, because it still knows who began.
  */
 #pragma once
 #include "packet.h"

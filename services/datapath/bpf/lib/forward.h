@@ -16,8 +16,8 @@ struct neighbour {
 };
 
 /* BCC 0.26 declares this helper without its `params`. */
-static long (*redirect_neigh)(__u32 ifindex, struct neighbour *params, int length, __u64 flags) =
-	(void *)BPF_FUNC_redirect_neigh;
+static long (*redirect_neigh)(__u32 ifindex, struct neighbour *params, int length,
+			      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 
 static __always_inline int decrement_ttl(struct __sk_buff *skb, __u8 family)
 {
@@ -82,8 +82,8 @@ static __always_inline void fill_fib(struct bpf_fib_lookup *fib, const struct pa
 }
 
 /*
- * Hand the packet to this node's own stack, as if it had come in by fairlead_host: the stack's routes to the pods leave by
- * that device, so that reverse path filtering finds nothing strange.
+ * Hand the packet to this node's own stack, as if it had come in by fairlead_host: the stack's routes to the pods leave
+ * by that device, so that reverse path filtering finds nothing strange.
  */
 static __always_inline int to_stack(const struct settings *config)
 {

@@ -18,8 +18,8 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 	who->far_flags = flow->flags & (FLOW_STACK | FLOW_HOST);
 	if (!who->source || !who->destination)
 		return false;
-	who->epoch = READ_ONCE(config->address_epoch) + READ_ONCE(who->source->epoch) +
-		     READ_ONCE(who->destination->epoch);
+	who->epoch =
+		READ_ONCE(config->address_epoch) + READ_ONCE(who->source->epoch) + READ_ONCE(who->destination->epoch);
 	if (who->epoch != flow->epoch || !flow_alive(flow, config, p->protocol) || reopens(flow, p, from_low))
 		return false;
 	if (origin == ORIGIN_POD)

@@ -2,9 +2,9 @@
 /*
  * The slow way of a packet: who are both ends, what do their policies say, remember the answer.
  *
- * Policy always judges the forward direction: the initiator's egress, then the responder's ingress. A reply whose flow is
- * stale has the forward direction judged, so a flow that may not be begun any more may not be answered either. A flow that
- * is denied keeps its entry, unstamped: otherwise its own replies would begin it anew the other way round.
+ * Policy always judges the forward direction: the initiator's egress, then the responder's ingress. A reply whose flow
+ * is stale has the forward direction judged, so a flow that may not be begun any more may not be answered either. A
+ * flow that is denied keeps its entry, unstamped: otherwise its own replies would begin it anew the other way round.
  */
 #pragma once
 #include "conntrack.h"

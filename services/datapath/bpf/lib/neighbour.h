@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * Answers for the gateway, which no machine is: a pod that asks for any address gets the MAC that the host side of every
- * pair has. It is one and the same, so that the answer needs no look-up.
+ * Answers for the gateway, which no machine is: a pod that asks for any address gets the MAC that the host side of
+ * every pair has. It is one and the same, so that the answer needs no look-up.
  */
 #pragma once
 #include <linux/ipv6.h>
@@ -9,7 +9,6 @@
 
 #define NEIGHBOUR_SOLICITATION	135
 #define NEIGHBOUR_ADVERTISEMENT 136
-
 
 static __always_inline void write_gateway_mac(__u8 *mac)
 {
@@ -118,8 +117,8 @@ static __always_inline int answer_solicitation(struct __sk_buff *skb)
 }
 
 /*
- * Neighbour discovery never leaves the link, and on this link there is only us. Returns an action, or -1 for a packet that
- * is something else.
+ * Neighbour discovery never leaves the link, and on this link there is only us. Returns an action, or -1 for a packet
+ * that is something else.
  */
 static __always_inline int answer_discovery(struct __sk_buff *skb, const struct packet *p)
 {

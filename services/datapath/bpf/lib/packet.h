@@ -8,15 +8,15 @@
 #include "abi.h"
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define BE16(x) ((__u16)__builtin_bswap16(x))
-#define BE32(x) ((__u32)__builtin_bswap32(x))
+#define BE16(x)		 ((__u16)__builtin_bswap16(x))
+#define BE32(x)		 ((__u32)__builtin_bswap32(x))
 #define V4_MAPPED(ip_be) (((__u64)(ip_be) << 32) | 0xffff0000u)
-#define V4_OF(word) ((__u32)((word) >> 32))
+#define V4_OF(word)	 ((__u32)((word) >> 32))
 #else
-#define BE16(x) ((__u16)(x))
-#define BE32(x) ((__u32)(x))
+#define BE16(x)		 ((__u16)(x))
+#define BE32(x)		 ((__u32)(x))
 #define V4_MAPPED(ip_be) (0x0000ffff00000000ull | (ip_be))
-#define V4_OF(word) ((__u32)(word))
+#define V4_OF(word)	 ((__u32)(word))
 #endif
 
 #define PROTOCOL_ICMPV6 58
@@ -50,14 +50,14 @@ struct packet {
 	__u8 family; /* 4 or 6 */
 	__u8 tcp_flags;
 	__u8 fragment;
-	__u8 icmp_error;    /* carries the head of another packet */
-	__u8 unrecorded;    /* may pass, but begins no flow */
+	__u8 icmp_error; /* carries the head of another packet */
+	__u8 unrecorded; /* may pass, but begins no flow */
 	__u8 pad[2];
 };
 
 #define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
-#define true 1
-#define false 0
+#define true	     1
+#define false	     0
 
 static __always_inline void *start_of(const struct __sk_buff *skb)
 {

@@ -6,8 +6,8 @@
 #include "packet.h"
 
 /* A TCP header behind an IPv6 header: what is parsed in place without asking for more. */
-#define HEADERS_LENGTH	(ETH_HLEN + 40 + 20)
-#define MAX_EXTENSIONS	5
+#define HEADERS_LENGTH (ETH_HLEN + 40 + 20)
+#define MAX_EXTENSIONS 5
 
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 {
