@@ -81,7 +81,7 @@ class Bgp:
     async def _announce(self) -> bool:
         """Bring the engine to the claim; return whether all is as wanted."""
         if self._withdrawal_due():
-            self._claim = Claim(node=self._node, prefixes=())
+            self._claim, self._gone_at_s = Claim(node=self._node, prefixes=()), None
         if self._claim is None:
             self._condition("claim", ok=False, detail="not known yet: what was announced before stays announced")
             await self._look_at_engine()
