@@ -39,46 +39,24 @@ def node_name(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r}: a node name has a-z, 0-9 and dashes, at most 63") from error
 
 
+_GLOBAL: tuple[tuple[tuple[str, ...], dict[str, Any], str, Any], ...] = (
+    (("--nats",), {"metavar": "URL", "help": "nearest NATS server"}, "FAIRLEAD_NATS", "nats://127.0.0.1:4222"),
+    (("--domain",), {"metavar": "NAME", "help": "JetStream domain, when --nats is a leaf"}, "FAIRLEAD_NATS_DOMAIN", ""),
+    (("--credentials",), {"metavar": "FILE", "help": "nkey seed"}, "FAIRLEAD_NATS_CREDENTIALS", ""),
+    (("--timeout",), {"metavar": "S", "type": seconds, "help": "seconds to wait for an answer (5)"}, "", None),
+    (("-o", "--output"), {"choices": ("table", "json"), "help": "table for people, json for programs"}, "", "table"),
+)
+"""Names, what argparse is told, the environment variable, the default."""
+
+
 def global_options(*, defaults: bool) -> argparse.ArgumentParser:
     """Return the options that stand before or after the command; only the first place sets defaults."""
-
-    def default(variable: str, value: Any) -> Any:
-        return os.environ.get(variable, value) if defaults else argparse.SUPPRESS
-
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("global options")
-    group.add_argument(
-        "--nats",
-        metavar="URL",
-        default=default("FAIRLEAD_NATS", "nats://127.0.0.1:4222"),
-        help="nearest NATS server (FAIRLEAD_NATS)",
-    )
-    group.add_argument(
-        "--domain",
-        metavar="NAME",
-        default=default("FAIRLEAD_NATS_DOMAIN", ""),
-        help="JetStream domain of the hub, when --nats is a leaf (FAIRLEAD_NATS_DOMAIN)",
-    )
-    group.add_argument(
-        "--credentials",
-        metavar="FILE",
-        default=default("FAIRLEAD_NATS_CREDENTIALS", ""),
-        help="nkey seed (FAIRLEAD_NATS_CREDENTIALS)",
-    )
-    group.add_argument(
-        "--timeout",
-        metavar="S",
-        type=seconds,
-        default=None if defaults else argparse.SUPPRESS,
-        help="seconds to wait for an answer (5)",
-    )
-    group.add_argument(
-        "-o",
-        "--output",
-        choices=("table", "json"),
-        default="table" if defaults else argparse.SUPPRESS,
-        help="table for people, json for programs",
-    )
+    for names, told, variable, value in _GLOBAL:
+        default = os.environ.get(variable, value) if defaults else argparse.SUPPRESS
+        shown = f"{told['help']} ({variable})" if variable else told["help"]
+        group.add_argument(*names, **{**told, "help": shown, "default": default})
     return shared
 
 

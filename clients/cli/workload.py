@@ -6,6 +6,7 @@ never more than that: addresses and an endpoint that stood before are left alone
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from dataclasses import dataclass
 
@@ -169,6 +170,16 @@ def register(commands: command.Subcommands) -> None:
         "attach a workload; without --netns in a new lab namespace fl-NAME on this machine",
         "fairlead workload add employee-1 --node n1 --label app=employee --wait 5",
     )
+    _describe(adding)
+    removing = command.add(
+        group, "remove", remove, "detach a workload and release its addresses", "fairlead workload remove web --node n1"
+    )
+    removing.add_argument("name", metavar="NAME")
+    command.node_option(removing, required=True)
+
+
+def _describe(adding: argparse.ArgumentParser) -> None:
+    """Declare what is told of a new workload."""
     adding.add_argument("name", metavar="NAME", help="the workload's name; addresses stay with it")
     command.node_option(adding, required=True)
     adding.add_argument(
@@ -193,8 +204,3 @@ def register(commands: command.Subcommands) -> None:
         metavar="S",
         help="seconds to wait for ready (%(default)s); 0 does not wait",
     )
-    removing = command.add(
-        group, "remove", remove, "detach a workload and release its addresses", "fairlead workload remove web --node n1"
-    )
-    removing.add_argument("name", metavar="NAME")
-    command.node_option(removing, required=True)

@@ -82,3 +82,22 @@ def test_every_intent_subject_is_named() -> None:
     for topic in TOPICS:
         noun_and_verb = ".".join(topic.subject.split(".")[3:5])
         assert not topic.intent or f"`{noun_and_verb}`" in DOCUMENT
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "LICENSES/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_inside_the_tree_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_walk_goes_through_ten_files_that_exist() -> None:
+    text = (ROOT / "docs/walk.md").read_text()
+    steps = re.findall(r"^([0-9]+)\. \*\*`([^`]+)`\*\*", text, re.MULTILINE)
+    assert [int(number) for number, _ in steps] == list(range(1, 11))
+    assert [path for _, path in steps if not (ROOT / path).is_file()] == []
+    minutes = [int(found) for found in re.findall(r"\(([0-9]+) min\)", text)]
+    assert sum(minutes) == 30
