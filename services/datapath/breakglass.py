@@ -14,6 +14,7 @@ from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.schema.base import EndpointId, NodeName
 from fairlead.schema.datapath import BREAK_GLASS, BreakGlass
+from services.datapath.explain import describe
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.store import Finding, Store
 
@@ -92,26 +93,3 @@ class BreakGlassLog:
             for event in newest
         ]
         return self._clock.now() >= quiet_from, " | ".join(reversed(texts))
-
-
-def describe(key: PolicyKey, value: PolicyValue) -> str:
-    """Return a policy map entry in words."""
-    direction = "egress" if key.direction else "ingress"
-    verdict = "deny" if value.deny else "allow"
-    peer = f"identity {key.identity}" if key.identity else "any peer"
-    return f"{direction} {verdict} {peer} {port_name(key.protocol, key.port)}"
-
-
-_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
-
-
-def protocol_name(number: int) -> str:
-    """Return the protocol's name."""
-    return _PROTOCOLS.get(number, str(number))
-
-
-def port_name(protocol: int, port: int) -> str:
-    """Return for instance 6379/TCP; `any port` for none."""
-    if not protocol:
-        return "any port"
-    return f"{port or 'any'}/{protocol_name(protocol)}"

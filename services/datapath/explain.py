@@ -9,8 +9,7 @@ from datetime import datetime
 from fairlead.address import Address
 from fairlead.schema.base import IdentityId, NodeName
 from fairlead.schema.datapath import Flow, FlowEnd, Verdict
-from services.datapath.breakglass import port_name, protocol_name
-from services.datapath.operations import DropReason, Event, EventKind
+from services.datapath.operations import DropReason, Event, EventKind, PolicyKey, PolicyValue
 
 _TEXTS = {
     DropReason.INVALID_SOURCE: "the source address does not belong to the endpoint",
@@ -34,6 +33,7 @@ _TEXTS = {
     DropReason.NO_PROXY: "the entry wants an L7 proxy and there is none",
     DropReason.INTERNAL: "a kernel map that must exist did not answer",
 }
+_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 _TEXTS_BY_NUMBER = {int(reason): text for reason, text in _TEXTS.items()}
 
 
@@ -154,3 +154,23 @@ def _age(event: Event, around: Circumstances) -> str:
     if age_s < 0:
         return f"; {address} is not known as anybody's"
     return f", known for {age_s:.1f} s" if age_s < 10 else f", known for {age_s:.0f} s"
+
+
+def describe(key: PolicyKey, value: PolicyValue) -> str:
+    """Return a policy map entry in words."""
+    direction = "egress" if key.direction else "ingress"
+    verdict = "deny" if value.deny else "allow"
+    peer = f"identity {key.identity}" if key.identity else "any peer"
+    return f"{direction} {verdict} {peer} {port_name(key.protocol, key.port)}"
+
+
+def protocol_name(number: int) -> str:
+    """Return the protocol's name."""
+    return _PROTOCOLS.get(number, str(number))
+
+
+def port_name(protocol: int, port: int) -> str:
+    """Return for instance 6379/TCP; `any port` for none."""
+    if not protocol:
+        return "any port"
+    return f"{port or 'any'}/{protocol_name(protocol)}"
