@@ -85,7 +85,8 @@ class App:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.bus.close(), _STOP_S)
+            async with asyncio.timeout(_STOP_S):
+                await self.bus.close()
         if self._kv is not None:
             await self._kv.close()
         await asyncio.to_thread(self._provider.shutdown)

@@ -95,8 +95,9 @@ class MemoryBus:
         if not routes:
             raise Unavailable(f"{topic.on(node)}: nobody serves this now (service absent)")
         with contextlib.suppress(TimeoutError):
-            reply: R = await asyncio.wait_for(self._handle(routes[0], codec.encode(message)), timeout_s)
-            return reply
+            async with asyncio.timeout(timeout_s):
+                reply: R = await self._handle(routes[0], codec.encode(message))
+                return reply
         raise Unavailable(f"{topic.on(node)}: no answer within {timeout_s:g} s")
 
     async def gather(

@@ -192,7 +192,8 @@ class NatsBucket(Generic[V]):
     async def _receive(self, inbox: asyncio.Queue[Msg], position: Position) -> AsyncGenerator[BucketEvent[V], None]:
         expected = 1
         while True:
-            message = await asyncio.wait_for(inbox.get(), _SILENCE_S)
+            async with asyncio.timeout(_SILENCE_S):  # not wait_for: before Python 3.12 it can swallow a cancellation
+                message = await inbox.get()
             if wire.header(message, "Status"):
                 expected = await self._heartbeat(message, expected)
                 continue
@@ -266,7 +267,8 @@ class Consumer:
         """Unsubscribe, and remove the consumer if the hub answers."""
         with contextlib.suppress(*_ABSENT):
             await self._subscription.unsubscribe()
-            await asyncio.wait_for(js.delete_consumer(self._stream, self._name), 0.5)
+            async with asyncio.timeout(0.5):
+                await js.delete_consumer(self._stream, self._name)
 
 
 def _pending(info: ConsumerInfo) -> int:

@@ -89,7 +89,8 @@ class NatsBus:
     async def client(self, timeout_s: float) -> Client:
         """Return the connected client. Raises Unavailable when there is none in time."""
         try:
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
         except TimeoutError as error:
             raise Unavailable(f"no NATS server answers at {self._url}: is it running, is the address right?") from error
         if not self._nc.is_connected:
