@@ -217,14 +217,14 @@ def test_unusable_events_land_in_the_dead_letters_with_a_reason(world: World) ->
         for topic in EVENTS:
             await js.publish(subject(topic), b"\xc1 no")
             await js.publish(subject(topic), b'{"kind": 7}')
-        letters = []
+        letters: list[dict[str, Any]] = []
         async with asyncio.timeout(20):
             while len(letters) < 2 * len(EVENTS):
                 await asyncio.sleep(0.2)
                 with contextlib.suppress(nats.js.errors.NotFoundError):
                     count = (await js.stream_info("fairlead-dead")).state.messages
                     raw = [await js.get_msg("fairlead-dead", number + 1) for number in range(count)]
-                    letters = [msgpack.unpackb(message.data) for message in raw]
+                    letters = [msgpack.unpackb(message.data or b"") for message in raw]
         await client.close()
         return letters
 
