@@ -13,31 +13,29 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from random import Random
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from fairlead.address import Address
 from fairlead.announce import Projector
 from fairlead.bus import Bus, Route, route
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError, NotFound, Unavailable
-from fairlead.reconcile import Pace, Reconciler
 from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty, EndpointId, IdentityId, NodeName
 from fairlead.schema.datapath import Flow, PolicyMapEntry
 from fairlead.schema.identity import WORLD
-from services.datapath.addresses import AddressOperations, PrefixOperations
 from services.datapath.breakglass import BreakGlassLog
 from services.datapath.endpoints import EndpointOperations
 from services.datapath.explain import Circumstances, explain
 from services.datapath.flows import FlowRecorder
 from services.datapath.following import Mirrors
 from services.datapath.health import Report, conditions
+from services.datapath.loops import Tools, reconcilers
 from services.datapath.model import EndpointRecord
 from services.datapath.node import Node
 from services.datapath.operations import Event, Kernel, PolicyCounters, PolicyKey, PolicyValue
 from services.datapath.policies import realised
 from services.datapath.realise import Realiser
-from services.datapath.registration import RegistrationOperations
 from services.datapath.settings import DatapathSettings
 from services.datapath.store import Store
 from services.datapath.worker import KernelThread
@@ -46,17 +44,6 @@ T = TypeVar("T")
 _LOG = logging.getLogger("datapath")
 _START_RETRY_S = 1.0
 _TICK_S = 0.5
-
-
-class Loop(Protocol):
-    """A reconciler, whatever its rows are."""
-
-    @property
-    def prune_error(self) -> str:
-        """Return why the last comparison with the world failed; empty when it did not."""
-
-    async def run(self) -> None:
-        """Work for ever."""
 
 
 class Datapath:
@@ -94,34 +81,8 @@ class Datapath:
         self._telling = False
         self._adopted: set[int] = set()
         """Endpoints that an earlier process left."""
-        self.reconcilers = self._reconcilers()
-
-    def _reconcilers(self) -> dict[str, Loop]:
-        node, refresh_s = self.node, self._settings.reconcile_s
-        pace = Pace(refresh_s=refresh_s)
-        operations = RegistrationOperations(self._bus, node.registration, node.endpoints)
-        return {
-            "endpoints": Reconciler(
-                node.endpoints.table,
-                self._endpoint_operations,
-                self._clock,
-                pace=Pace(refresh_s=refresh_s, retry_max_s=10.0, batch=1),
-                on_settled=node.settled,
-            ),
-            "addresses": Reconciler(
-                node.addresses.table,
-                AddressOperations(node.addresses, self._kernel, self.thread),
-                self._clock,
-                pace=pace,
-            ),
-            "prefixes": Reconciler(node.prefixes, PrefixOperations(self._kernel, self.thread), self._clock, pace=pace),
-            "registration": Reconciler(
-                node.registration.table,
-                operations,
-                self._clock,
-                pace=Pace(retry_s=0.2, retry_max_s=5.0, refresh_s=self._settings.restate_s),
-            ),
-        }
+        tools = Tools(kernel, self.thread, bus, clock)
+        self.reconcilers = reconcilers(self.node, self._endpoint_operations, tools, settings)
 
     @property
     def unreadable(self) -> list[str]:
