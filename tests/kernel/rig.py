@@ -150,6 +150,10 @@ class Rig:
 
 def _wire_network(name: str) -> None:
     node, far = f"{name}n", f"{name}w"
+    for which in (node, far):
+        with netlink.inside(f"/run/netns/{which}"):
+            # without a link-local address that is past its duplicate check the stack asks for no IPv6 neighbour
+            Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
     run("ip", "-n", node, "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", far)
     for which, device, number in ((node, "up0", 1), (far, "eth0", 2)):
         run("ip", "-n", which, "addr", "add", f"192.0.2.{number}/24", "dev", device)
