@@ -164,8 +164,8 @@ class Endpoints:
             await self._keep(newer)
 
     async def _keep(self, record: EndpointRecord) -> None:
-        self.records[record.endpoint] = record
         await asyncio.to_thread(self._store.save_endpoint, record)
+        self.records[record.endpoint] = record
 
     async def wait_ready(self, endpoint: int, wait_s: float) -> None:
         """Wait until the endpoint's newest wish is ready or has failed, at most so long."""

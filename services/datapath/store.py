@@ -25,7 +25,7 @@ import msgspec
 
 from fairlead import codec
 from fairlead.address import Prefix
-from fairlead.errors import FairleadError
+from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.datapath import BreakGlass
 from services.datapath.model import EndpointRecord, PolicyMap
 from services.datapath.operations import PolicyKey, PolicyValue
@@ -88,8 +88,12 @@ class Store:
         return self._read_all("endpoints", lambda data: codec.decode(data, EndpointRecord))
 
     def save_endpoint(self, record: EndpointRecord) -> None:
-        """Keep the endpoint; on disk when this returns."""
-        _replace(self._folder / "endpoints" / f"{record.endpoint:05d}", codec.encode(record), durable=True)
+        """Keep the endpoint; on disk when this returns. Raises Unavailable when the disk refuses."""
+        path = self._folder / "endpoints" / f"{record.endpoint:05d}"
+        try:
+            _replace(path, codec.encode(record), durable=True)
+        except OSError as error:
+            raise Unavailable(f"the state folder cannot be written ({error}): nothing was changed") from error
 
     def drop_endpoint(self, endpoint: int) -> None:
         """Forget an endpoint."""

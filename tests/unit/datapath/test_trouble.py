@@ -179,3 +179,20 @@ async def test_ten_thousand_addresses_and_back(node: TestNode, control: Control)
     await node.restart()
     await until(lambda: node.datapath.node.addresses.table.initialised, within_s=20)
     assert len(node.world.addresses) == 10_001
+
+
+async def test_a_disk_that_refuses_changes_nothing(node: TestNode, control: Control) -> None:
+    await node.attach("web")
+    folder = node.folder / "endpoints"
+    folder.rename(node.folder / "elsewhere")
+    folder.write_text("in the way")
+    with pytest.raises(Unavailable, match="nothing was changed"):
+        await node.attach("db", "10.0.0.3")
+    with pytest.raises(Unavailable, match="nothing was changed"):
+        await node.detach("web")
+    assert node.status("web").state is EndpointState.READY
+    assert node.world.links.keys() == {1}
+    folder.unlink()
+    (node.folder / "elsewhere").rename(folder)
+    assert (await node.attach("db", "10.0.0.3")).state is EndpointState.READY
+    assert await node.detach("web")
