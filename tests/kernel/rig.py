@@ -1,4 +1,4 @@
-"""A node for tests: its network namespace, two pods, a network behind an uplink, and a LinuxKernel that is really there."""
+"""A node for tests: its namespace, two pods, a network behind an uplink, and a LinuxKernel that is really there."""
 
 from __future__ import annotations
 

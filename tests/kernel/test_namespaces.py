@@ -226,7 +226,7 @@ sys.stdin.read()
 
 
 class Stream:
-    """A connection between two pods over which a thread sends all the time, and a new connection every few milliseconds."""
+    """A connection between two pods that is never silent, and a new connection every few milliseconds."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig, self._stop = rig, threading.Event()

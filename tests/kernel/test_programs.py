@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -29,7 +30,7 @@ from tests.kernel.packets import (
     tcp,
     udp,
 )
-from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, FAR, NODE, Rig, pod_address
+from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, FAR, NODE, Rig, pod_address, run
 
 pytestmark = pytest.mark.kernel
 
@@ -97,7 +98,7 @@ def test_both_directions_share_one_flow(rig: Rig, pod: TestRun, family: int) -> 
     assert send(rig, pod, tcp(1000, 80, ACK), family) == REDIRECT
     [value] = rig.flows().values()
     flow = abi.FLOW.unpack(value)
-    assert flow[-4:-2] == (2, 1)
+    assert flow[8:10] == (2, 1)
     assert (flow[5], flow[6]) == (1001, 1002)
 
 
@@ -105,6 +106,21 @@ def test_both_directions_share_one_flow(rig: Rig, pod: TestRun, family: int) -> 
 def test_ttl_runs_out(rig: Rig, pod: TestRun, family: int) -> None:
     assert send(rig, pod, udp(1, 2), family, ttl=1) == SHOT
     assert Drop.TTL_EXCEEDED in reasons(rig)
+
+
+@families
+def test_route_that_went_is_noticed_by_established_flows(rig: Rig, pod: TestRun, family: int) -> None:
+    gateway, version = FAR[family], f"-{family}"
+    packet = frame(tcp(1000, 80), pod_address(1, family), "198.51.100.7" if family == 4 else "2001:db8:7::7")
+    assert [pod.run(packet, rig.plugged[1].ifindex).action for _ in range(3)] == [REDIRECT] * 3
+    run("ip", version, "route", "del", "default")
+    try:
+        time.sleep(0.03)
+        assert pod.run(packet, rig.plugged[1].ifindex).action == SHOT
+        assert reasons(rig)[-1] == Drop.FIB
+    finally:
+        run("ip", version, "route", "add", "default", "via", gateway)
+    assert pod.run(packet, rig.plugged[1].ifindex).action == REDIRECT
 
 
 @families

@@ -1,5 +1,3 @@
-"""What we use of BCC 0.26."""
-
 from typing import Any
 
 class Function:

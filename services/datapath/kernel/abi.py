@@ -33,7 +33,7 @@ BPF_DIRECTORY = Path(__file__).resolve().parent.parent / "bpf"
 ENDPOINT_STATE = struct.Struct("=6I6s6sI")
 SETTINGS = struct.Struct("=10I")
 FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
-FLOW = struct.Struct("=QIHHIIII4Q")
+FLOW = struct.Struct("=QIHHIIII4QQI16sI")
 EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB6x")
 ABI = struct.Struct("=II32s")
 _POLICY_REST = struct.Struct("=BBIQQ")
@@ -158,7 +158,7 @@ def unpack_event(packed: bytes) -> Event:
 
 
 def source_text() -> str:
-    """Return the C of all programs as one text: BCC rewrites map accesses only in the main file, so headers are inlined."""
+    """Return the C of all programs as one text, headers inlined: BCC rewrites map accesses in the main file only."""
     seen: set[Path] = set()
 
     def expand(path: Path) -> str:

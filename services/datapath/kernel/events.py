@@ -1,4 +1,4 @@
-"""Reads the programs' reports from the ring buffer. Its place is kept in the buffer itself, so a new process goes on there."""
+"""Reads the programs' reports from the ring buffer, which itself keeps the place: a new process goes on there."""
 
 from __future__ import annotations
 

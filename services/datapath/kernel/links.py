@@ -276,7 +276,7 @@ def check_names(uplinks: Sequence[str]) -> None:
 
 
 def allow_ipv6(link: Link) -> None:
-    """Let the endpoint's side have IPv6 addresses where its namespace forbids them by default. Call it inside the namespace."""
+    """Let the endpoint's side have IPv6 addresses although its namespace forbids them. Call it inside the namespace."""
     setting = Path(f"/proc/sys/net/ipv6/conf/{link.interface}/disable_ipv6")
     if any(address.family == 6 for address in link.addresses) and setting.exists():
         write_sysctl(setting, "0")

@@ -1,7 +1,7 @@
 """The kernel of one node, for real: `operations.Kernel` on pinned eBPF maps, tc filters, veth pairs and our own routes.
 
-Calls come from one thread. Everything lives in the network namespace in which `start` was called. A call that was cut short by
-a kill is completed by making it again; programs see an endpoint only when `put_endpoint` has written it.
+Calls come from one thread. Everything lives in the network namespace in which `start` was called. A call that was cut
+short by a kill is completed by making it again; programs see an endpoint only when `put_endpoint` has written it.
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ class LinuxKernel:
     # start and stop
 
     def start(self) -> KernelReport:
-        """Adopt or create maps and programs, and attach them to the uplinks. An adopted datapath never stops forwarding meanwhile."""
+        """Adopt or create maps and programs, and attach them to the uplinks. Forwarding never stops meanwhile."""
         ensure_pin_directory(self._directory)
         self._netlink = self._netlink or Netlink()
         self._tables.open()
         schema, source = self._tables.version()
         if schema not in {0, abi.SCHEMA_VERSION}:
             raise KernelError(
-                f"the maps in {self._directory} have schema {schema}, this version needs {abi.SCHEMA_VERSION}; migration "
-                f"is not there yet: run the version that made them, or remove the node's datapath (destroy) first"
+                f"the maps in {self._directory} have schema {schema}, this version needs {abi.SCHEMA_VERSION}; "
+                f"migration is not there yet: run the version that made them, or remove the node's datapath first"
             )
         compile_s = self._load_programs(source)
         self._prepare_host()
@@ -178,13 +178,14 @@ class LinuxKernel:
         for pin in self._directory.iterdir():
             if pin.name.startswith((abi.PIN_PREFIX, "cilium_policy_")):
                 pin.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._directory.rmdir()  # others may keep pins there
+        with contextlib.suppress(OSError):  # others may keep pins in any of them, and the mount point stays
+            for directory in (self._directory, *self._directory.parents):
+                directory.rmdir()
 
     # links
 
     def plug(self, link: Link) -> Plugged:
-        """Make the veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
+        """Make veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
         name, mtu_bytes = links.host_interface(link.endpoint), link.mtu_bytes or self._mtu_bytes
         with netlink.inside(link.netns):
             pod = Netlink()
@@ -257,7 +258,7 @@ class LinuxKernel:
         return self._tables.policies.rows(endpoint)
 
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
-        """Change the endpoint's policy map (made on first use), then have its flows judged anew. Raises KernelError when it is full."""
+        """Change the endpoint's policy map, then have its flows judged anew. Raises KernelError when it is full."""
         self._tables.apply_policy(endpoint, puts, deletes)
 
     def policy_pin(self, endpoint: int) -> str:

@@ -1,8 +1,8 @@
 """Compiles the programs with BCC and pins them: `python -m services.datapath.kernel.loader <pin directory>`.
 
-It is a process of its own, because the compiler would stay in the service's memory for ever (some 100 MB). It opens the
-maps that are pinned already, replaces the program pins one by one by renaming, and says on standard output how long that
-took. It touches no device.
+It is a process of its own, because the compiler would stay in the service's memory for ever (some 100 MB). It opens
+the maps that are pinned already, replaces the program pins one by one by renaming, and says on standard output how long
+that took. It touches no device.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def compile_and_pin(pin_directory: Path) -> float:
 
 
 def compiler_flags(pin_directory: Path) -> list[str]:
-    """Return what the compiler must know: where the pins are, and where the distribution has the kernel's UAPI headers."""
+    """Return what the compiler must know: where the pins are, and where the distribution has the UAPI headers."""
     flags = [f'-DPIN_DIRECTORY="{pin_directory}"', "-I/usr/include", "-Wno-unused-function"]
     multiarch = sysconfig.get_config_var("MULTIARCH")
     candidates = [Path("/usr/include") / multiarch] if multiarch else []

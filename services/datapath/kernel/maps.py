@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from services.datapath.kernel import abi, syscalls
@@ -16,6 +17,15 @@ _BPFFS = Path("/sys/fs/bpf")
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Turn what the kernel refuses about a map into KernelError."""
+    try:
+        yield
+    except OSError as error:
+        raise KernelError(f"map {name} refused: {error.strerror}") from error
+
+
 class Map:
     """One map by its descriptor, as a table of bytes."""
 
@@ -24,12 +34,14 @@ class Map:
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value or None."""
-        return syscalls.map_lookup(self.fd, key, self.spec.value_bytes)
+        with refusals(self.name):
+            return syscalls.map_lookup(self.fd, key, self.spec.value_bytes)
 
     def get_per_cpu(self, key: bytes) -> list[bytes]:
         """Return each processor's value."""
         size = (self.spec.value_bytes + 7) // 8 * 8
-        values = syscalls.map_lookup(self.fd, key, size * possible_cpus()) or b""
+        with refusals(self.name):
+            values = syscalls.map_lookup(self.fd, key, size * possible_cpus()) or b""
         return [values[start : start + self.spec.value_bytes] for start in range(0, len(values), size)]
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -54,7 +66,8 @@ class Map:
 
     def delete(self, key: bytes) -> bool:
         """Remove one entry; tell whether it was there."""
-        return syscalls.map_delete(self.fd, key)
+        with refusals(self.name):
+            return syscalls.map_delete(self.fd, key)
 
     def delete_all(self, keys: Iterable[bytes]) -> int:
         """Remove entries; return how many there were."""
@@ -63,7 +76,8 @@ class Map:
     def items(self) -> dict[bytes, bytes]:
         """Return the whole table."""
         size = self.spec.key_bytes, self.spec.value_bytes
-        keys, values, count = syscalls.map_lookup_batch(self.fd, *size)
+        with refusals(self.name):
+            keys, values, count = syscalls.map_lookup_batch(self.fd, *size)
         return {keys[size[0] * n : size[0] * (n + 1)]: values[size[1] * n : size[1] * (n + 1)] for n in range(count)}
 
     def close(self) -> None:
@@ -117,8 +131,8 @@ def open_map(path: Path, name: str, spec: abi.MapSpec) -> Map | None:
     if found != (syscalls.MAP_TYPES[spec.kind], spec.key_bytes, spec.value_bytes):
         os.close(fd)
         raise KernelError(
-            f"the pinned map {path} has another shape {found} than this version needs; migration of map contents is not "
-            f"there yet: run the version that made it, or remove the node's datapath (destroy) and start anew"
+            f"the pinned map {path} has another shape {found} than this version needs; migration of map contents "
+            f"is not there yet: run the version that made it, or remove the node's datapath (destroy) and start anew"
         )
     return Map(name, fd, abi.MapSpec(spec.kind, info.key_bytes, info.value_bytes, info.entries, info.flags))
 

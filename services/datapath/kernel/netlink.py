@@ -88,7 +88,7 @@ class Netlink:
         self._socket.close()
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Make the requests in this order, in one go. Raises KernelError naming the first refusal; later ones still ran."""
+        """Make the requests in this order, in one go. Raises KernelError for the first refusal; the rest still ran."""
         if not messages:
             return
         first = self._sequence + 1
@@ -169,7 +169,7 @@ def namespace(path: str) -> Iterator[int]:
 
 @contextmanager
 def inside(netns: str) -> Iterator[None]:
-    """Run the block with this thread, and no other, in the network namespace at the path. Sockets made there stay there."""
+    """Run the block with this thread, and no other, in the namespace at the path. Sockets made there stay there."""
     libc = ctypes.CDLL(None, use_errno=True)
     with namespace("/proc/thread-self/ns/net") as home, namespace(netns) as target:
         if libc.setns(target, _CLONE_NEWNET) != 0:

@@ -1,7 +1,7 @@
 """Policy maps: one pinned table per endpoint in the documented layout, as large as its rows need.
 
-A hash of 16384 costs 256 KiB when empty, and most endpoints have a dozen rows: so a table begins small and is exchanged for a
-larger one when its rows would crowd it. The exchange is atomic for the programs, and the pin follows.
+A hash of 16384 costs 256 KiB when empty, and most endpoints have a dozen rows: so a table begins small and is exchanged
+for a larger one when its rows would crowd it. The exchange is atomic for the programs, and the pin goes with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way from the node's own stack to its pods: a table and a rule of our own, so that the main table never changes."""
+"""The way from the node's own stack to its pods: a table and a rule of our own; the main table never changes."""
 
 from __future__ import annotations
 

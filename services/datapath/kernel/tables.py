@@ -1,7 +1,7 @@
 """What the pinned maps mean: endpoints, policies, addresses and settings, and the epochs that make changes count.
 
-Order is everything here: the rows first, the epoch after, because a program that reads the new epoch must find the new rows.
-An endpoint's epoch grows with its own rows; the address epoch grows when an address changes its endpoint or identity.
+Order is everything here: the rows first, the epoch after, because a program that reads the new epoch must find the new
+rows. An endpoint's epoch grows with its own rows; the address epoch when an address changes its endpoint or identity.
 """
 
 from __future__ import annotations

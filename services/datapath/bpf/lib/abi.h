@@ -99,9 +99,13 @@ struct flow {
 	__u32 flags;
 	__u32 source_identity; /* of the initiator */
 	__u32 destination_identity;
-	__u32 pad;
-	__u64 packets[2]; /* forward, reply */
+	__u32 hop_ifindex; /* the way off the node, trusted until `hop_until` */
+	__u64 packets[2];  /* forward, reply */
 	__u64 bytes[2];
+	__u64 hop_until; /* jiffies */
+	__u32 hop_family;
+	__u32 hop_address[4];
+	__u32 pad;
 };
 MAP("lru_hash", struct flow_key, struct flow, conntrack);
 

@@ -91,14 +91,13 @@ static __always_inline int to_stack(const struct settings *config)
 }
 
 /*
- * Send the packet off the node by the host's routes. The look-up is asked as if the packet came in by fairlead_host, so
- * that forwarding need be enabled on no other device.
+ * Ask the host's routes for the way off the node, as if the packet came in by fairlead_host, so that forwarding need be
+ * enabled on no other device. Returns 0 or a drop reason.
  */
-static __always_inline int to_network(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
-				      int *action)
+static __always_inline int find_hop(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
+				    struct neighbour *next, __u32 *ifindex)
 {
 	struct bpf_fib_lookup fib = {};
-	struct neighbour next = {};
 	int result;
 
 	fill_fib(&fib, p, config->host_ifindex);
@@ -108,11 +107,42 @@ static __always_inline int to_network(struct __sk_buff *skb, const struct packet
 	/* our own prefix, and yet nobody's address */
 	if (fib.ifindex == config->host_ifindex)
 		return DROP_UNKNOWN_TARGET;
-	result = decrement_ttl(skb, p->family);
-	if (result)
-		return result;
-	next.family = fib.family;
-	__builtin_memcpy(next.address, fib.ipv6_dst, 16);
-	*action = redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
+	*ifindex = fib.ifindex;
+	next->family = fib.family;
+	__builtin_memcpy(next->address, fib.ipv6_dst, 16);
+	return 0;
+}
+
+/*
+ * Send the packet off the node. The look-up costs more than all else together, so a busy flow asks once in 10 ms; that
+ * is how long a route that went may still be used.
+ */
+static __always_inline int to_network(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
+				      struct flow *flow, int *action)
+{
+	__u64 now = bpf_jiffies64();
+	struct neighbour next = {};
+	__u32 ifindex = 0;
+	int reason;
+
+	if (flow && now < flow->hop_until) {
+		ifindex = flow->hop_ifindex;
+		next.family = flow->hop_family;
+		__builtin_memcpy(next.address, flow->hop_address, 16);
+	} else {
+		reason = find_hop(skb, p, config, &next, &ifindex);
+		if (reason)
+			return reason;
+		if (flow) {
+			flow->hop_ifindex = ifindex;
+			flow->hop_family = next.family;
+			__builtin_memcpy(flow->hop_address, next.address, 16);
+			flow->hop_until = now + config->second / 100 + 1;
+		}
+	}
+	reason = decrement_ttl(skb, p->family);
+	if (reason)
+		return reason;
+	*action = redirect_neigh(ifindex, &next, sizeof(next), 0);
 	return 0;
 }

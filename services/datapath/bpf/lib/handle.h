@@ -32,7 +32,7 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 }
 
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int origin, const struct settings *config,
-				   const struct parties *who)
+				   struct flow *flow, const struct parties *who)
 {
 	struct verdict v = {.direction = origin == ORIGIN_POD ? EGRESS : INGRESS};
 	int action = TC_ACT_OK;
@@ -42,7 +42,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int 
 	else if (who->far_flags & FLOW_STACK)
 		action = to_stack(config);
 	else
-		v.reason = to_network(skb, p, config, &action);
+		v.reason = to_network(skb, p, config, flow, &action);
 	if (!v.reason)
 		return action;
 	v.endpoint = origin == ORIGIN_POD ? who->source_endpoint : who->destination_endpoint;
@@ -70,10 +70,10 @@ static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int o
 	if (flow && trusted(skb, p, origin, flow, from_low, config, &who)) {
 		touch_flow(flow, p, from_low, skb->len);
 		count(skb, 0, origin == ORIGIN_POD ? EGRESS : INGRESS);
-		return deliver(skb, p, origin, config, &who);
+		return deliver(skb, p, origin, config, flow, &who);
 	}
 	action = judge(skb, p, origin, &key, flow, from_low, config, &who);
 	if (action != CONTINUE)
 		return action;
-	return deliver(skb, p, origin, config, &who);
+	return deliver(skb, p, origin, config, 0, &who);
 }
