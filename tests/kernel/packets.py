@@ -47,8 +47,9 @@ def echo(family: int, ident: int, *, reply: bool = False) -> Transport:
 
 
 def ipv4(body: Transport, source: Address, destination: Address, **more: int) -> bytes:
-    """`more`: ttl, fragment (the 16-bit field), ident, total (a lie about the length), ihl."""
-    total = more.get("total", 20 + len(body.bytes))
+    """`more`: ttl, fragment (the 16-bit field), ident, total (a lie about the length), ihl (more than 5: options)."""
+    options = b"\x01" * (4 * (more.get("ihl", 5) - 5))
+    total = more.get("total", 20 + len(options) + len(body.bytes))
     head = struct.pack(
         ">BBHHHBBH4s4s",
         0x40 | more.get("ihl", 5),
@@ -62,7 +63,7 @@ def ipv4(body: Transport, source: Address, destination: Address, **more: int) ->
         source.packed,
         destination.packed,
     )
-    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + body.bytes
+    return head[:10] + struct.pack(">H", checksum(head + options)) + head[12:] + options + body.bytes
 
 
 def ipv6(body: Transport, source: Address, destination: Address, **more: int) -> bytes:

@@ -397,6 +397,14 @@ def test_unknown_transport_is_refused(rig: Rig, pod: TestRun, family: int) -> No
     assert reasons(rig) == [Drop.UNKNOWN_L4]
 
 
+@pytest.mark.parametrize("ihl", [6, 15])
+def test_ipv4_options_are_walked(rig: Rig, pod: TestRun, ihl: int) -> None:
+    rig.policy(2, {PolicyKey(0, 80, TCP, 0): PolicyValue()})
+    assert send(rig, pod, tcp(1000, 80, SYN), 4, ihl=ihl) == REDIRECT
+    assert send(rig, pod, tcp(1000, 81, SYN), 4, ihl=ihl) == SHOT
+    assert send(rig, pod, tcp(1000, 80, SYN), 4, ihl=ihl, total=4 * ihl - 4) == SHOT
+
+
 def test_extension_headers_are_walked(rig: Rig, pod: TestRun) -> None:
     rig.policy(2, {PolicyKey(0, 80, TCP, 0): PolicyValue()})
     for chain, expected in ((1, REDIRECT), (4, REDIRECT), (9, SHOT)):

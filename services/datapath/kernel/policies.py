@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from services.datapath.kernel import abi
+from services.datapath.kernel import abi, syscalls
 from services.datapath.kernel.maps import Map, create_map, open_map
 from services.datapath.operations import KernelError, PolicyCounters, PolicyKey, PolicyValue
 
@@ -65,7 +65,9 @@ class PolicyTables:
 
     def delete(self, endpoint: int) -> None:
         """Remove the endpoint's policy map."""
-        self._array.delete(struct.pack("=I", endpoint))
+        slot = struct.pack("=I", endpoint)
+        if self._array.get(slot) is not None:
+            self._array.delete(slot)
         table = self._by_endpoint.pop(endpoint, None)
         if table is not None:
             table.close()
@@ -83,9 +85,7 @@ class PolicyTables:
             table = open_map(self.pin(endpoint), f"policy_{endpoint:05d}", abi.POLICY_MAP)
             if table is None:
                 return None
-            # also what a process killed between pinning and this would have done
-            self._array.put(struct.pack("=I", endpoint), struct.pack("=i", table.fd))
-            self._by_endpoint[endpoint] = table
+            self._show(endpoint, table)
         return self._by_endpoint[endpoint]
 
     def _with_room(self, endpoint: int, more: int) -> Map:
@@ -107,6 +107,12 @@ class PolicyTables:
         table = create_map(new, f"policy_{endpoint:05d}", dataclasses.replace(abi.POLICY_MAP, entries=size))
         table.put_all(rows)
         new.rename(pin)
-        self._array.put(struct.pack("=I", endpoint), struct.pack("=i", table.fd))
-        self._by_endpoint[endpoint] = table
+        self._show(endpoint, table)
         return table
+
+    def _show(self, endpoint: int, table: Map) -> None:
+        """Let the programs see the table, unless they do: the kernel waits some 10 ms after each such write."""
+        slot = struct.pack("=I", endpoint)
+        if self._array.get(slot) != struct.pack("=I", syscalls.map_info(table.fd).map_id):
+            self._array.put(slot, struct.pack("=i", table.fd))
+        self._by_endpoint[endpoint] = table

@@ -35,6 +35,8 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 		if (p->protocol == IPPROTO_TCP && (offset & 0x1fff) == 1)
 			return DROP_INVALID_PACKET;
 	}
+	if (p->l4_offset > ETH_HLEN + sizeof(*ip))
+		make_linear(skb, p->l4_offset + 20);
 	return 0;
 }
 
