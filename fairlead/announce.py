@@ -26,6 +26,8 @@ _LOG = logging.getLogger(__name__)
 _RETRY_S = 0.5
 _CHECK_S = 1.0
 """How often the bucket is looked at; a lost one is noticed within this time."""
+_CHECK_NODE_S = 5.0
+"""The same where every node has to ask for itself."""
 
 OnSnapshot = Callable[[dict[str, Item], int], Awaitable[None]]
 OnChanges = Callable[[tuple[Change, ...]], Awaitable[None]]
@@ -85,14 +87,14 @@ class Projector(Generic[V]):
     """Keeps a bucket equal to the rows it was given.
 
     Nothing is removed from the bucket before `replace` has told everything once; `set` and `remove` before that are kept. Rows are
-    written in the order in which they were last set.
+    written in the order in which they were last set. In a bucket with one row per node only the keys that were set are read and
+    written: the others belong to other nodes, of which there may be thousands.
     """
 
-    def __init__(self, bucket: Bucket[V], *, clock: Clock = SYSTEM, own: Callable[[str], bool] | None = None) -> None:
+    def __init__(self, bucket: Bucket[V], *, clock: Clock = SYSTEM) -> None:
         self._bucket = bucket
         self._clock = clock
-        self._own = own or (lambda _key: True)
-        """Which keys are ours, in a bucket that many write (one row per node)."""
+        self._check_s = _CHECK_NODE_S if bucket.spec.node_keyed else _CHECK_S
         self._desired: dict[str, V] = {}
         self._written: dict[str, V] | None = None
         """What the bucket holds, as far as we know; None: it must be read first."""
@@ -161,7 +163,7 @@ class Projector(Generic[V]):
                 continue
             with contextlib.suppress(TimeoutError):
                 # not wait_for: before Python 3.12 it loses a cancellation that comes together with the event
-                async with asyncio.timeout(_CHECK_S):
+                async with asyncio.timeout(self._check_s):
                     await self._wake.wait()
                 continue
             await self._look()
@@ -179,14 +181,22 @@ class Projector(Generic[V]):
             return
         if self._written is None:
             self._incarnation = await self._bucket.ensure()
-            self._written = {key: row for key, row in (await self._bucket.rows()).items() if self._own(key)}
+            self._written = await self._read()
             self._dirty.update(dict.fromkeys(self._desired.keys() | (self._written.keys() if self._known else set())))
         while self._dirty:
             await self._write_one(next(iter(self._dirty)), self._written)
         if self._known and not self._vouched and not self._bucket.spec.node_keyed:
             await self._bucket.mark_complete(self._revision)
             self._vouched = True
-        self._clean.set()
+        if not self._dirty:  # nothing came while we waited
+            self._clean.set()
+
+    async def _read(self) -> dict[str, V]:
+        """Return the rows that the bucket holds and that are ours to change."""
+        if not self._bucket.spec.node_keyed:
+            return await self._bucket.rows()
+        found = {key: await self._bucket.get(key) for key in {**self._desired, **self._dirty}}
+        return {key: row for key, row in found.items() if row is not None}
 
     async def _write_one(self, key: str, written: dict[str, V]) -> None:
         self._dirty.pop(key, None)

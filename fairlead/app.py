@@ -29,6 +29,7 @@ from fairlead.schema.base import Empty
 from fairlead.schema.health import HEALTH, Condition, Health
 
 _BACKOFF_MAX_S = 5.0
+_WELL_AFTER_S = 10.0
 _HEALTH_EVERY_S = 1.0
 _HEALTH_OLD_S = 10.0
 _STOP_S = 3.0
@@ -100,6 +101,7 @@ class App:
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         pause_s = 0.1
         while True:
+            recovery = asyncio.create_task(self._recover(name), name=f"{name}-recovery")
             try:
                 await work()
             except Exception as error:
@@ -108,8 +110,16 @@ class App:
             else:
                 self.condition(f"task {name}", ok=True)
                 return
+            finally:
+                recovery.cancel()
             await self.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, _BACKOFF_MAX_S)
+
+    async def _recover(self, name: str) -> None:
+        """Call background work well again once it has run for a while since it last failed."""
+        await self.clock.sleep(_WELL_AFTER_S)
+        if f"task {name}" in self._conditions:
+            self.condition(f"task {name}", ok=True)
 
     def condition(self, name: str, ok: bool, detail: str = "") -> None:
         """State one aspect of this service's health; a change is logged."""

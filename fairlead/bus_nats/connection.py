@@ -167,6 +167,8 @@ class NatsBus:
         self._servers.append(server)
         await self._ready.wait()
         await server.start(routes)
+        with contextlib.suppress(*_ABSENT):
+            await self._nc.flush()  # from here on the nearest server knows
 
     async def follow(
         self, topic: Topic[M, Any], handler: Callable[[M], Awaitable[None]], *, node: NodeName | None = None

@@ -74,7 +74,7 @@ class Datapath:
         self._random = random or Random()  # noqa: S311 - spreads retries and names flows, guards no secret
         budgets = (settings.flow_records_per_s, settings.flow_messages_per_s)
         self.flows = FlowRecorder(kernel, self._explain, clock, self._random, budgets)
-        self._realised = Projector(bus.bucket(topics.REALISED), clock=clock, own=lambda key: key == self.name)
+        self._realised = Projector(bus.bucket(topics.REALISED), clock=clock)
         self._endpoint_operations = EndpointOperations(self.node.endpoints, self._realiser, self.thread)
         self.node.on_hosted = self.mirrors.host
         self.node.on_realised = self._realised_may_differ

@@ -42,7 +42,7 @@ class Claims:
         self._clock = clock
         self._standing: dict[Prefix, Item] = {}
         """Our claims as they stand in etcd."""
-        self.projector = Projector[Claim](bus.bucket(CLAIMS_BUCKET), clock=clock, own=lambda key: key == ipam.node)
+        self.projector = Projector[Claim](bus.bucket(CLAIMS_BUCKET), clock=clock)
 
     async def run(self) -> None:
         """Claim what is missing, then follow our own keys for ever."""

@@ -11,8 +11,11 @@ from fairlead.announce import Follower, Projector
 from fairlead.bus_memory import MemoryBus
 from fairlead.kv import Change, Delete, Item, Put
 from fairlead.kv_memory import MemoryKv
-from fairlead.schema.base import NodeName
-from fairlead.schema.ipam import CLAIMS, Claim
+from fairlead.schema.base import BucketSpec, NodeName
+from fairlead.schema.ipam import Claim
+
+CLAIMS = BucketSpec("claims", Claim, owner="test")
+"""A table with one writer for all keys."""
 
 
 def claim(node: str, revision: int) -> Claim:
@@ -119,3 +122,20 @@ async def test_equal_rows_are_not_written_again() -> None:
         await asyncio.wait_for(projector.flushed(), 5)
         written = [queue.get_nowait() for _ in range(queue.qsize())]
         assert [key for key, _ in written if key] == []
+
+
+async def test_in_a_bucket_of_one_row_per_node_only_ours_is_touched() -> None:
+    bus = MemoryBus()
+    bucket = bus.bucket(BucketSpec("claims", Claim, owner="test", node_keyed=True))
+    await bucket.ensure()
+    await bucket.put("n1", claim("n1", 1))
+    await bucket.put("n2", claim("n2", 1))
+    projector: Projector[Claim] = Projector(bucket)
+    async with running(projector):
+        projector.replace({"n1": claim("n1", 2)}, 2)
+        await asyncio.wait_for(projector.flushed(), 5)
+        assert await bucket.rows() == {"n1": claim("n1", 2), "n2": claim("n2", 1)}
+        assert "claims" not in bus.hub.complete, "one node does not vouch for the others"
+        projector.remove("n1")
+        await asyncio.wait_for(projector.flushed(), 5)
+        assert (await bucket.rows()).keys() == {"n2"}
