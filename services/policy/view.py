@@ -15,7 +15,7 @@ from fairlead.schema.base import IdentityId
 from fairlead.schema.policy import CidrRow, PolicyObject, StoredPolicy
 from services.policy.labels import implied, make_identity, parse_label_string
 from services.policy.model import Model, cidr_identity, reserved_identities
-from services.policy.parse import parse
+from services.policy.parse import parse, reference_of
 from services.policy.resolve import Enforcement
 from services.policy.rules import Policy, Translation
 from services.policy.store import CIDRS, DELETION, POLICIES, Deletion, decode_document, decode_number
@@ -108,21 +108,34 @@ class View:
             self.model.put_identity(cidr_identity(number, prefix))
 
     def _take_document(self, key: str, item: Item | None) -> None:
-        self._cidr_rows = None
         if item is None:
-            self.model.remove_policy(key)
-            self.documents.pop(key, None)
+            self.remove_document(key)
             return
         stored = decode_document(item)
-        policy = self.understand(stored.document)
-        self.model.put_policy(key, policy)
-        self.documents[key] = StoredPolicy(
-            policy=policy.reference,
-            document=stored.document,
-            revision=item.revision,
-            author=stored.author,
-            trace=stored.trace,
+        self.put_document(
+            key,
+            StoredPolicy(
+                policy=reference_of(stored.document),
+                document=stored.document,
+                revision=item.revision,
+                author=stored.author,
+                trace=stored.trace,
+            ),
         )
+
+    def put_document(self, key: str, stored: StoredPolicy) -> Policy:
+        """Take in a document; return what it means. Raises InvalidInput, and keeps the one before."""
+        policy = self.understand(stored.document)
+        self._cidr_rows = None
+        self.model.put_policy(key, policy)
+        self.documents[key] = stored
+        return policy
+
+    def remove_document(self, key: str) -> None:
+        """Forget a document; one that is not known counts as removed."""
+        self._cidr_rows = None
+        self.model.remove_policy(key)
+        self.documents.pop(key, None)
 
     def understand(self, document: PolicyObject) -> Policy:
         """Return the policy in a document. Raises InvalidInput."""
