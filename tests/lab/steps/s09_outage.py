@@ -8,7 +8,7 @@ from clients.cli.workload import Attached
 from fairlead.errors import FairleadError
 from fairlead.schema.datapath import EndpointState
 from tests.lab.probes import Knocking, knock
-from tests.lab.steps import s02_attach
+from tests.lab.steps import buckets, s02_attach
 from tests.lab.steps.s08_deaths import _measuring
 from tests.lab.steps.story import Story
 from tests.lab.waiting import until
@@ -45,6 +45,7 @@ async def run(story: Story) -> None:
     await _converged(story)
     same = [name for name, pid in pids.items() if lab.process(name).alive and lab.process(name).pid == pid]
     story.report.check("nothing was restarted for it", f"{len(same)} of {len(pids)} processes run on", ok=len(same) == len(pids))  # fmt: skip
+    await buckets.lost(story)
 
 
 async def _known(story: Story) -> None:
