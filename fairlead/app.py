@@ -14,19 +14,23 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn, TypeVar
 
 from fairlead import __version__, codec, telemetry
 from fairlead.bus import Route, route
 from fairlead.bus_nats import NatsBus
 from fairlead.clock import SYSTEM, Clock
-from fairlead.config import CommonSettings
+from fairlead.config import CommonSettings, load
+from fairlead.errors import InvalidInput
 from fairlead.kv import Kv
 from fairlead.schema.base import Empty
 from fairlead.schema.health import HEALTH, Condition, Health
+
+S = TypeVar("S", bound=CommonSettings)
 
 _BACKOFF_MAX_S = 5.0
 _WELL_AFTER_S = 10.0
@@ -174,6 +178,16 @@ class App:
             )
             partial.replace(path)
             await self.clock.sleep(_HEALTH_EVERY_S)
+
+
+def launch(service: str, kind: type[S], serve: Callable[[S], Coroutine[object, object, None]]) -> NoReturn:
+    """Read the options and run `serve` to its end; exit with 2, and one line that says why, for options that cannot be."""
+    try:
+        asyncio.run(serve(load(kind)))
+    except InvalidInput as error:
+        print(f"{service}: {error.message}", file=sys.stderr)  # noqa: T201 - there is no log yet
+        sys.exit(2)
+    sys.exit(0)
 
 
 def resident_bytes() -> int:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -31,17 +31,14 @@ from nats.js.api import (
 from fairlead import codec
 from fairlead.bus import BucketEvent, Changed, Deleted, Restarted, Synced
 from fairlead.bus_nats import wire
+from fairlead.bus_nats.link import ABSENT, Link
 from fairlead.clock import SYSTEM
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.base import BucketSpec, Row
 
-if TYPE_CHECKING:
-    from fairlead.bus_nats.connection import NatsBus
-
 V = TypeVar("V", bound=Row)
 
 _LOG = logging.getLogger(__name__)
-_ABSENT = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
 _COMPLETE = "_complete"
 _HEARTBEAT_S = 2.0
 _SILENCE_S = 5.0
@@ -53,7 +50,7 @@ _OPERATION = "KV-Operation"
 class NatsBucket(Generic[V]):
     """One JetStream KV bucket; the stream layout is the usual one, so that `nats kv` tools can read it."""
 
-    def __init__(self, bus: NatsBus, spec: BucketSpec[V]) -> None:
+    def __init__(self, bus: Link, spec: BucketSpec[V]) -> None:
         self._bus = bus
         self.spec = spec
         """What the bucket is."""
@@ -70,7 +67,7 @@ class NatsBucket(Generic[V]):
                 info = await js.stream_info(self._stream)
             except nats.js.errors.NotFoundError:
                 info = await js.add_stream(self._config())
-        except _ABSENT as error:
+        except ABSENT as error:
             raise self._absent(error) from error
         return _created(info)
 
@@ -110,7 +107,7 @@ class NatsBucket(Generic[V]):
             found = await js.get_last_msg(self._stream, self._prefix + key, direct=True)
         except nats.js.errors.NotFoundError:
             return None
-        except _ABSENT as error:
+        except ABSENT as error:
             raise self._absent(error) from error
         if (found.headers or {}).get(_OPERATION):
             return None
@@ -136,7 +133,7 @@ class NatsBucket(Generic[V]):
                 async with contextlib.aclosing(self._listing(keys, resume)) as events:
                     async for event in events:
                         yield event
-            except (*_ABSENT, Unavailable) as error:
+            except (*ABSENT, Unavailable) as error:
                 _LOG.debug("watch of %s: %s; again", self.spec.name, error or type(error).__name__)
             await SYSTEM.sleep(_RETRY_S)
 
@@ -265,7 +262,7 @@ class Consumer:
 
     async def close(self, js: JetStreamContext) -> None:
         """Unsubscribe, and remove the consumer if the hub answers."""
-        with contextlib.suppress(*_ABSENT):
+        with contextlib.suppress(*ABSENT):
             await self._subscription.unsubscribe()
             async with asyncio.timeout(0.5):
                 await js.delete_consumer(self._stream, self._name)

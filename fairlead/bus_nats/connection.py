@@ -19,6 +19,7 @@ from fairlead import codec, telemetry
 from fairlead.bus import Bucket, Route
 from fairlead.bus_nats import wire
 from fairlead.bus_nats.bucket import NatsBucket
+from fairlead.bus_nats.link import ABSENT
 from fairlead.bus_nats.serving import Server
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.base import BucketSpec, Delivery, Message, NodeName, Row, Topic
@@ -28,7 +29,6 @@ R = TypeVar("R", bound=Message)
 V = TypeVar("V", bound=Row)
 
 _LOG = logging.getLogger(__name__)
-_ABSENT = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
 _ACK_TIMEOUT_S = 3.0
 
 
@@ -37,7 +37,8 @@ class NatsBus:
 
     def __init__(self, url: str, *, name: str, domain: str = "", seed_file: str = "", inbox: str = "") -> None:
         self._url = url
-        self._name = name
+        self.name = name
+        """Who we are on the bus."""
         self.domain = domain
         """The JetStream domain of the hub; empty when our server has JetStream itself."""
         self._options: dict[str, Any] = {"nkeys_seed": seed_file} if seed_file else {}
@@ -54,11 +55,6 @@ class NatsBus:
         """Tell whether the nearest server answers now."""
         return bool(self._nc.is_connected)
 
-    @property
-    def name(self) -> str:
-        """Return who we are on the bus."""
-        return self._name
-
     def start(self) -> None:
         """Begin to connect, without waiting."""
         self._connecting = asyncio.create_task(self._connect(), name="bus-connect")
@@ -68,7 +64,7 @@ class NatsBus:
             try:
                 await self._nc.connect(
                     servers=[self._url],
-                    name=self._name,
+                    name=self.name,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=0.2,  # type: ignore[arg-type] # sleeps for it, so fractions work
                     connect_timeout=2,
@@ -77,7 +73,7 @@ class NatsBus:
                     error_cb=self._on_error,
                     **self._options,
                 )
-            except _ABSENT as error:
+            except ABSENT as error:
                 _LOG.info("bus %s is not there yet (%s), waiting", self._url, error)
                 await asyncio.sleep(0.5)  # noqa: TID251 - the connection has no clock of its own
         self._ready.set()
@@ -97,9 +93,9 @@ class NatsBus:
             raise Unavailable(f"the connection to {self._url} is lost; it is being made again")
         return self._nc
 
-    async def jetstream(self, timeout_s: float = _ACK_TIMEOUT_S) -> JetStreamContext:
+    async def jetstream(self) -> JetStreamContext:
         """Return the JetStream of the hub."""
-        client = await self.client(timeout_s)
+        client = await self.client(_ACK_TIMEOUT_S)
         return client.jetstream(domain=self.domain or None, timeout=_ACK_TIMEOUT_S)
 
     async def publish(self, topic: Topic[M, Any], message: M, *, node: NodeName | None = None) -> None:
@@ -111,7 +107,7 @@ class NatsBus:
             else contextlib.nullcontext()
         ):
             await self.send(
-                subject, codec.encode(message), wire.headers(self._name), durable=topic.delivery is Delivery.EVENT
+                subject, codec.encode(message), wire.headers(self.name), durable=topic.delivery is Delivery.EVENT
             )
 
     async def send(self, subject: str, data: bytes, headers: dict[str, str], *, durable: bool) -> None:
@@ -121,7 +117,7 @@ class NatsBus:
                 await (await self.jetstream()).publish(subject, data, headers=headers, timeout=_ACK_TIMEOUT_S)
             else:
                 await (await self.client(0.1)).publish(subject, data, headers=headers)
-        except _ABSENT as error:
+        except ABSENT as error:
             raise Unavailable(
                 f"{subject}: the bus did not take the message ({error or type(error).__name__})"
             ) from error
@@ -135,11 +131,11 @@ class NatsBus:
             client = await self.client(min(timeout_s, 3.0))
             try:
                 reply = await client.request(
-                    subject, codec.encode(message), timeout=timeout_s, headers=wire.headers(self._name)
+                    subject, codec.encode(message), timeout=timeout_s, headers=wire.headers(self.name)
                 )
             except nats.errors.NoRespondersError as error:
                 raise Unavailable(f"{subject}: nobody serves this now (service absent)") from error
-            except _ABSENT as error:
+            except ABSENT as error:
                 raise Unavailable(f"{subject}: no answer within {timeout_s:g} s") from error
         return wire.read_reply(reply, topic.reply)
 
@@ -156,7 +152,7 @@ class NatsBus:
                 replies.append(wire.read_reply(message, topic.reply))
 
         subscription = await client.subscribe(inbox, cb=collect)
-        await client.publish(topic.on(node), codec.encode(message), reply=inbox, headers=wire.headers(self._name))
+        await client.publish(topic.on(node), codec.encode(message), reply=inbox, headers=wire.headers(self.name))
         await asyncio.sleep(wait_s)  # noqa: TID251 - waiting is what was asked for
         await subscription.unsubscribe()
         return replies
@@ -167,7 +163,7 @@ class NatsBus:
         self._servers.append(server)
         await self._ready.wait()
         await server.start(routes)
-        with contextlib.suppress(*_ABSENT):
+        with contextlib.suppress(*ABSENT):
             await self._nc.flush()  # from here on the nearest server knows
 
     async def follow(
@@ -197,7 +193,7 @@ class NatsBus:
             self._connecting.cancel()
         for server in self._servers:
             await server.stop()
-        with contextlib.suppress(*_ABSENT):
+        with contextlib.suppress(*ABSENT):
             await self._nc.close()
 
 

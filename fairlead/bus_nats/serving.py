@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING
 
 import nats.errors
 import nats.js.errors
@@ -21,17 +20,14 @@ from nats.micro.service import Service
 from fairlead import __version__, codec, telemetry
 from fairlead.bus import Route
 from fairlead.bus_nats import wire
+from fairlead.bus_nats.link import ABSENT, Link
 from fairlead.clock import SYSTEM
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema import DEAD_STREAM, EVENTS_STREAM
 from fairlead.schema.base import Delivery, Message
 from fairlead.schema.health import DeadLetter, dead_subject
 
-if TYPE_CHECKING:
-    from fairlead.bus_nats.connection import NatsBus
-
 _LOG = logging.getLogger(__name__)
-_ABSENT = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
 _PARALLEL = 64
 _RETRY_S = 1.0
 _DAY_S = 86_400.0
@@ -41,7 +37,7 @@ _KEEP_BYTES = 65_536
 class Server:
     """Everything that one service answers on one connection."""
 
-    def __init__(self, bus: NatsBus, service: str, *, shared: bool) -> None:
+    def __init__(self, bus: Link, service: str, *, shared: bool) -> None:
         self._bus = bus
         self._service = service
         self._shared = shared
@@ -63,7 +59,7 @@ class Server:
     async def stop(self) -> None:
         """Let requests in hand finish, for two seconds; then drop them."""
         if self._micro:
-            with contextlib.suppress(*_ABSENT):
+            with contextlib.suppress(*ABSENT):
                 await self._micro.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -107,7 +103,7 @@ class Server:
                 if not message.reply:
                     await self._bury(message, error)
             if message.reply:
-                with contextlib.suppress(*_ABSENT):  # the asker is gone, or so is the server: nobody to tell
+                with contextlib.suppress(*ABSENT):  # the asker is gone, or so is the server: nobody to tell
                     await (await self._bus.client(1.0)).publish(message.reply, body, headers=headers)
 
     async def _handle(self, message: Msg, route: Route) -> Message:
@@ -147,7 +143,7 @@ class Server:
             await self._bus.send(
                 dead_subject(self._service), codec.encode(letter), wire.headers(self._bus.name), durable=True
             )
-        except (*_ABSENT, Unavailable) as lost:
+        except (*ABSENT, Unavailable) as lost:
             _LOG.error("dead letter of %s could not be kept: %s", message.subject, lost)
 
     async def _consume(self, route: Route) -> None:
@@ -157,7 +153,7 @@ class Server:
                 js = await self._bus.jetstream()
                 await self._ensure_stream(js, EVENTS_STREAM, "fairlead.evt.>", max_messages=1_000_000)
                 await self._pull(js, route)
-            except (*_ABSENT, Unavailable) as error:
+            except (*ABSENT, Unavailable) as error:
                 _LOG.info("%s: waiting for the event stream (%s)", route.topic.subject, error or type(error).__name__)
                 await SYSTEM.sleep(_RETRY_S)
 
@@ -175,7 +171,7 @@ class Server:
                     for message in await subscription.fetch(1, timeout=5, heartbeat=1):
                         await self._take(message, route)
         finally:
-            with contextlib.suppress(*_ABSENT):
+            with contextlib.suppress(*ABSENT):
                 await subscription.unsubscribe()
 
     async def _take(self, message: Msg, route: Route) -> None:

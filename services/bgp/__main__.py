@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from pathlib import Path
 
-from fairlead import config
-from fairlead.app import App
-from fairlead.errors import InvalidInput
+from fairlead.app import App, launch
 from fairlead.mirror import Mirror
 from fairlead.schema.base import NodeName
 from fairlead.schema.ipam import CLAIMS
@@ -33,20 +29,10 @@ async def serve(settings: BgpSettings) -> None:
         bgp.begin(claims.rows)
         app.spawn("claims", claims.run)
         app.spawn("announce", bgp.keep)
-        await app.serve(bgp.routes(), shared=False)
+        await app.serve(bgp.routes())
         await app.run()
         bird.close()
 
 
-def main() -> int:
-    """Run the service; return its exit status."""
-    try:
-        asyncio.run(serve(config.load(BgpSettings)))
-    except InvalidInput as error:
-        print(f"bgp: {error.message}", file=sys.stderr)  # noqa: T201 - there is no log yet
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    launch("bgp", BgpSettings, serve)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from pathlib import Path
 
-from fairlead import config
-from fairlead.app import App
-from fairlead.errors import InvalidInput
+from fairlead.app import App, launch
 from services.datapath import host
 from services.datapath.service import Datapath
 from services.datapath.settings import DatapathSettings
@@ -33,15 +29,5 @@ async def serve(settings: DatapathSettings) -> None:
     datapath.close()
 
 
-def main() -> int:
-    """Run the service; return its exit status."""
-    try:
-        asyncio.run(serve(config.load(DatapathSettings)))
-    except InvalidInput as error:
-        print(f"datapath: {error.message}", file=sys.stderr)  # noqa: T201 - there is no log yet
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    launch("datapath", DatapathSettings, serve)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from typing import Annotated
 
 from msgspec import Meta
 
-from fairlead.app import App
-from fairlead.config import CommonSettings, load
-from fairlead.errors import InvalidInput
+from fairlead.app import App, launch
+from fairlead.config import CommonSettings
 from services.identity.announcer import Announcer, LeaseWatch
 from services.identity.catalogue import Catalogue
 from services.identity.keys import Keys
@@ -44,14 +41,5 @@ async def run(settings: Settings) -> None:
         await app.run()
 
 
-def main() -> None:
-    """Read the options and run."""
-    try:
-        settings = load(Settings)
-    except InvalidInput as error:
-        sys.exit(f"identity: {error.message}")
-    asyncio.run(run(settings))
-
-
 if __name__ == "__main__":
-    main()
+    launch("identity", Settings, run)

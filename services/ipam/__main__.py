@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from typing import Annotated
 
 from msgspec import Meta
 
 from fairlead.address import Prefix
-from fairlead.app import App
-from fairlead.config import CommonSettings, load
-from fairlead.errors import InvalidInput
+from fairlead.app import App, launch
+from fairlead.config import CommonSettings
 from fairlead.schema.base import NodeName
 from services.ipam.claims import Claims
 from services.ipam.model import pools_from
@@ -39,17 +36,9 @@ async def run(settings: Settings) -> None:
         claims = Claims(app.kv, app.bus, ipam, pools, app.condition, app.clock)
         app.spawn("claim", claims.run)
         app.spawn("announce", claims.projector.run)
-        await app.serve(ipam.routes(), shared=False)
+        await app.serve(ipam.routes())
         await app.run()
 
 
-def main() -> None:
-    """Read the options and run."""
-    try:
-        asyncio.run(run(load(Settings)))
-    except InvalidInput as error:
-        sys.exit(f"ipam: {error.message}")
-
-
 if __name__ == "__main__":
-    main()
+    launch("ipam", Settings, run)

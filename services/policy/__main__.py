@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 
-from fairlead import config
 from fairlead.announce import Follower
-from fairlead.app import App
+from fairlead.app import App, launch
 from fairlead.bus import Bus
 from fairlead.clock import Clock
-from fairlead.errors import InvalidInput
 from fairlead.kv import Kv
 from fairlead.schema.policy import CIDRS as CIDR_BUCKET
 from fairlead.schema.policy import POLICY_ROWS
@@ -67,15 +63,5 @@ async def serve(settings: PolicySettings) -> None:
         await app.run()
 
 
-def main() -> int:
-    """Run the service; return its exit status."""
-    try:
-        asyncio.run(serve(config.load(PolicySettings)))
-    except InvalidInput as error:
-        print(f"policy: {error.message}", file=sys.stderr)  # noqa: T201 - there is no log yet
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    launch("policy", PolicySettings, serve)
