@@ -94,6 +94,8 @@ class StoredPolicy(Message, frozen=True, kw_only=True):
     revision: Revision
     author: str = ""
     trace: str = ""
+    warnings: tuple[str, ...] = ()
+    """What of it cannot be carried out as written here, and what it finds nobody by now."""
 
 
 class PolicyList(Message, frozen=True, kw_only=True):

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fairlead.schema.policy import Direction
-from services.policy.cilium_checks import check_fqdn, check_item, check_port_rule
+from services.policy.cilium_checks import check_port_rule
+from services.policy.cilium_peers import label_requirements, peers_of
 from services.policy.documents import (
-    CidrItem,
     CiliumDocument,
     CiliumRule,
     Egress,
-    EgressDeny,
     IcmpRule,
+    Ingress,
     Item,
     LabelSelector,
     PortRule,
 )
-from services.policy.labels import CLUSTER_KEY, NAMESPACE_KEY, network
+from services.policy.labels import NAMESPACE_KEY
 from services.policy.ports import PortMatch, icmp_match, port_matches, refuse
 from services.policy.rules import (
     ALL_TRAFFIC,
@@ -26,15 +26,11 @@ from services.policy.rules import (
     Reader,
     Rule,
     Traffic,
-    ZeroPrefix,
-    names_namespace,
-    requirements,
 )
-from services.policy.selector import WILDCARD, Operator, Requirement, Selector, equals, exists, reserved
+from services.policy.selector import Selector, equals
 
 _LISTENER_WITHOUT_PRIORITY = 126
 _PRIORITY_BY_PROXY = {Proxy.HTTP: 101, Proxy.TLS: 116, Proxy.DNS: 121, Proxy.LISTENER: _LISTENER_WITHOUT_PRIORITY}
-_CLUSTER_ENTITY = ("host", "remote-node", "init", "ingress", "health", "unmanaged", "kube-apiserver")
 
 
 def read(document: CiliumDocument, reader: Reader) -> list[Rule]:
@@ -68,12 +64,13 @@ def _read_part(part: CiliumRule, path: str, reader: Reader) -> Iterator[Rule]:
             yield Rule(
                 subject=subject,
                 direction=direction,
-                peers=_peers(item, where, reader, matches_init=from_init),
+                peers=peers_of(item, where, reader, matches_init=from_init, deny=deny),
                 traffic=_traffic(item, where, direction, reader),
                 origin=reader.origin(where.removeprefix("spec.")),
                 deny=deny,
                 default_deny=closes[direction],
                 selects_hosts=part.node_selector is not None,
+                authenticates=_authenticates(item),
             )
 
 
@@ -84,8 +81,8 @@ def _subject(part: CiliumRule, path: str, reader: Reader) -> Selector:
     if (part.endpoint_selector is None) == (part.node_selector is None):
         refuse(path, "exactly one of `endpointSelector` and `nodeSelector` is needed")
     if part.endpoint_selector is None:
-        return Selector(_requirements(part.node_selector or LabelSelector(), f"{path}.nodeSelector"))
-    found = _requirements(part.endpoint_selector, f"{path}.endpointSelector")
+        return Selector(label_requirements(part.node_selector or LabelSelector(), f"{path}.nodeSelector"))
+    found = label_requirements(part.endpoint_selector, f"{path}.endpointSelector")
     if reader.namespace:
         written = (part.endpoint_selector.match_labels or {}).get(f"k8s:{NAMESPACE_KEY}")
         if written is not None:
@@ -97,119 +94,6 @@ def _subject(part: CiliumRule, path: str, reader: Reader) -> Selector:
                 )
         found.append(equals("k8s", NAMESPACE_KEY, reader.namespace))
     return Selector(found)
-
-
-def _requirements(selector: LabelSelector, path: str) -> list[Requirement]:
-    expressions = [(item.key, item.operator, item.values) for item in selector.match_expressions or ()]
-    return requirements(selector.match_labels, expressions, path)
-
-
-def _peers(item: Item, path: str, reader: Reader, *, matches_init: bool) -> tuple[Selector, ...]:
-    """Return who is meant: nobody where a list is there and empty, anybody where no list is there but ports are."""
-    check_item(item, path)
-    services = item.services if isinstance(item, EgressDeny) else None
-    fqdns = item.fqdns if isinstance(item, Egress) else None
-    lists = (item.endpoints, item.nodes, item.entities, item.cidr, item.cidr_set, item.groups, services, fqdns)
-    if any(given is not None and not given for given in lists):
-        return ()
-    if all(given is None for given in lists):
-        return (WILDCARD,) if item.to_ports or item.icmps else ()
-    side = "from" if "ingress" in path else "to"
-    peers = [
-        _endpoint_peer(given, f"{path}.{side}Endpoints[{number}]", reader, matches_init=matches_init)
-        for number, given in enumerate(item.endpoints or ())
-    ]
-    peers += [
-        _node_peer(given, f"{path}.{side}Nodes[{number}]", reader) for number, given in enumerate(item.nodes or ())
-    ]
-    peers += [selector for entity in item.entities or () for selector in _entity(entity, reader)]
-    peers += [_cidr(given, f"{path}.{side}CIDR[{number}]", reader) for number, given in enumerate(item.cidr or ())]
-    peers += [_cidr_item(given, f"{path}.{side}CIDRSet[{n}]", reader) for n, given in enumerate(item.cidr_set or ())]
-    for number, name in enumerate(fqdns or ()):
-        peers.append(Selector([exists("fqdn", check_fqdn(name, f"{path}.toFQDNs[{number}]"))]))
-    return tuple(dict.fromkeys(peers))
-
-
-def _endpoint_peer(selector: LabelSelector, path: str, reader: Reader, *, matches_init: bool) -> Selector:
-    """Return the peers' selector, limited to the policy's namespace and the local cluster unless it names others."""
-    found = _requirements(selector, path)
-    if any(requirement.source == "reserved" for requirement in found):
-        return Selector(found)
-    if not names_namespace(found, NAMESPACE_KEY):
-        if reader.namespace:
-            found.append(equals("k8s", NAMESPACE_KEY, reader.namespace))
-        elif not matches_init:
-            found.append(exists("k8s", NAMESPACE_KEY))
-    return Selector(_in_cluster(found, reader))
-
-
-def _node_peer(selector: LabelSelector, path: str, reader: Reader) -> Selector:
-    found = _requirements(selector, path)
-    return Selector([*_in_cluster(found, reader), exists("reserved", "remote-node")])
-
-
-def _in_cluster(found: list[Requirement], reader: Reader) -> list[Requirement]:
-    if any(item.key == CLUSTER_KEY and item.source in ("k8s", "any") for item in found):
-        return found
-    return [*found, equals("k8s", CLUSTER_KEY, reader.translation.cluster)]
-
-
-def _entity(name: str, reader: Reader) -> list[Selector]:
-    if name == "all":
-        return [WILDCARD]
-    if name == "world":
-        return [reserved("world"), reserved("world-ipv4"), reserved("world-ipv6")]
-    if name == "cluster":
-        return [*map(reserved, _CLUSTER_ENTITY), Selector([equals("k8s", CLUSTER_KEY, reader.translation.cluster)])]
-    if name == "cluster-mesh":
-        return [*map(reserved, _CLUSTER_ENTITY), Selector([exists("k8s", CLUSTER_KEY)])]
-    return [reserved(name)]
-
-
-def cidr_selector(prefix: str, excepted: Sequence[str], reader: Reader) -> Selector:
-    """Return the selector of a prefix in canonical text, without the excepted ones."""
-    holes = (_inside(hole, Operator.DOES_NOT_EXIST, reader) for hole in excepted)
-    return Selector([_inside(prefix, Operator.EXISTS, reader), *holes])
-
-
-def _inside(prefix: str, operator: Operator, reader: Reader) -> Requirement:
-    """Return the requirement to lie in the prefix, or not; a prefix of length 0 may stand for the world."""
-    numbers = network(prefix)
-    zero = reader.translation.zero_prefix
-    if numbers.length > 0 or zero is ZeroPrefix.PREFIX:
-        return Requirement("cidr", prefix, operator)
-    family = "" if zero is ZeroPrefix.WORLD else f"-ipv{numbers.version}"
-    return Requirement("reserved", f"world{family}", operator)
-
-
-def _cidr(text: str, path: str, reader: Reader) -> Selector:
-    return cidr_selector(reader.prefix(text, path), (), reader)
-
-
-def _cidr_item(item: CidrItem, path: str, reader: Reader) -> Selector:
-    kinds = [item.cidr, item.cidr_group_ref, item.cidr_group_selector]
-    if sum(kind is not None for kind in kinds) != 1:
-        refuse(path, "exactly one of `cidr`, `cidrGroupRef` and `cidrGroupSelector` is needed")
-    holes = excepted_prefixes(item.cidr, item.except_, path, reader)
-    if item.cidr is not None:
-        return cidr_selector(reader.prefix(item.cidr, f"{path}.cidr"), holes, reader)
-    excepted = [_inside(hole, Operator.DOES_NOT_EXIST, reader) for hole in holes]
-    if item.cidr_group_ref is not None:
-        return Selector([exists("cidrgroup", f"io.cilium.policy.cidrgroupname/{item.cidr_group_ref}"), *excepted])
-    group = _requirements(item.cidr_group_selector or LabelSelector(), f"{path}.cidrGroupSelector")
-    labels = [requirement._replace(source="cidrgroup") for requirement in group]
-    return Selector([*labels, *excepted])
-
-
-def excepted_prefixes(cidr: str | None, holes: list[str] | None, path: str, reader: Reader) -> list[str]:
-    """Return the holes in canonical text. Raises InvalidInput for one outside the prefix."""
-    found = [reader.prefix(hole, f"{path}.except[{number}]") for number, hole in enumerate(holes or ())]
-    if cidr is not None:
-        outer = network(reader.prefix(cidr, f"{path}.cidr"))
-        for number, hole in enumerate(found):
-            if not outer.covers(network(hole)):
-                refuse(f"{path}.except[{number}]", f"{hole} does not lie inside {cidr}")
-    return found
 
 
 def _traffic(item: Item, path: str, direction: Direction, reader: Reader) -> tuple[Traffic, ...]:
@@ -233,6 +117,11 @@ def _traffic(item: Item, path: str, direction: Direction, reader: Reader) -> tup
         else:
             found += [Traffic(match) for match in matches]
     return tuple(found)
+
+
+def _authenticates(item: Item) -> bool:
+    asked = item.authentication if isinstance(item, Ingress | Egress) else None
+    return asked is not None and asked.mode != "disabled"
 
 
 def _icmps(rules: Sequence[IcmpRule], path: str) -> Iterator[PortMatch]:

@@ -27,6 +27,11 @@ def check_item(item: Item, path: str) -> None:
         "toServices": item.services if isinstance(item, EgressDeny) else None,
         "toFQDNs": item.fqdns if isinstance(item, Egress) else None,
     }
+    if item.requires:
+        refuse(
+            f"{path}.{side}Requires",
+            "removed from Cilium in 1.19: write its labels into every selector that it narrowed",
+        )
     filled = [name for name, given in kinds.items() if given]
     if len(filled) > 1:
         refuse(path, f"combining {filled[0]} and {filled[1]} is not supported: write two items")
@@ -92,5 +97,5 @@ def _check_http(rule: HttpRule, path: str) -> None:
         text = getattr(rule, name)
         try:
             re.compile(text or "")
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             refuse(f"{path}.{name}", f"{text!r} is no regular expression: {error}")

@@ -71,12 +71,16 @@ class HeaderMatch(_Part, frozen=True, kw_only=True):
     mismatch: Literal["LOG", "ADD", "DELETE", "REPLACE"] | None = None
 
 
+Pattern = Annotated[str, Meta(max_length=4096)]
+"""A regular expression for the proxy."""
+
+
 class HttpRule(_Part, frozen=True, kw_only=True):
     """A request that is allowed; every field that is there must match."""
 
-    method: str | None = None
-    path: str | None = None
-    host: str | None = None
+    method: Pattern | None = None
+    path: Pattern | None = None
+    host: Pattern | None = None
     headers: list[str] | None = None
     header_matches: list[HeaderMatch] | None = None
 
@@ -168,9 +172,7 @@ class IngressDeny(_Part, frozen=True, kw_only=True):
     cidr: list[str] | None = msgspec.field(default=None, name="fromCIDR")
     cidr_set: list[CidrItem] | None = msgspec.field(default=None, name="fromCIDRSet")
     groups: list[dict[str, Any]] | None = msgspec.field(default=None, name="fromGroups")
-    requires: Annotated[list[LabelSelector], Meta(max_length=0)] | None = msgspec.field(
-        default=None, name="fromRequires"
-    )
+    requires: list[LabelSelector] | None = msgspec.field(default=None, name="fromRequires")
     to_ports: list[DenyPortRule] | None = None
     icmps: list[IcmpRule] | None = None
 
@@ -192,7 +194,7 @@ class EgressDeny(_Part, frozen=True, kw_only=True):
     cidr_set: list[CidrItem] | None = msgspec.field(default=None, name="toCIDRSet")
     groups: list[dict[str, Any]] | None = msgspec.field(default=None, name="toGroups")
     services: list[ServiceItem] | None = msgspec.field(default=None, name="toServices")
-    requires: Annotated[list[LabelSelector], Meta(max_length=0)] | None = msgspec.field(default=None, name="toRequires")
+    requires: list[LabelSelector] | None = msgspec.field(default=None, name="toRequires")
     to_ports: list[DenyPortRule] | None = None
     icmps: list[IcmpRule] | None = None
 
@@ -293,3 +295,15 @@ class KubernetesDocument(_Part, frozen=True, kw_only=True):
     """What a NetworkPolicy holds beside its name."""
 
     spec: KubernetesSpec
+
+
+class CidrGroupSpec(_Part, frozen=True, kw_only=True):
+    """`spec` of a CiliumCIDRGroup."""
+
+    external_cidrs: Annotated[list[str], Meta(max_length=4000)] = msgspec.field(name="externalCIDRs")
+
+
+class CidrGroupDocument(_Part, frozen=True, kw_only=True):
+    """What a CiliumCIDRGroup holds beside its name."""
+
+    spec: CidrGroupSpec

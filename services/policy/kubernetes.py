@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fairlead.schema.policy import Direction
-from services.policy.cilium import cidr_selector, excepted_prefixes
+from services.policy.cilium_peers import cidr_selector, excepted_prefixes
 from services.policy.documents import (
     IpBlock,
     KubernetesEgress,

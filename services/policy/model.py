@@ -14,9 +14,9 @@ from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY, INIT, LAST_CLUSTER_
 from fairlead.schema.policy import Direction, PolicyRow
 from services.policy import resolve
 from services.policy.index import SelectorIndex
-from services.policy.labels import Identity, cidr_label, make_identity, parse_label
+from services.policy.labels import Identity, make_identity, parse_label
 from services.policy.resolve import Enforcement
-from services.policy.rules import Policy, Rule
+from services.policy.rules import Expected, Policy, Rule
 from services.policy.selector import WILDCARD, Selector
 
 
@@ -98,6 +98,15 @@ class Model:
             self._index.drop(subject)
         return found
 
+    def unmet(self, policy: Policy) -> list[Expected]:
+        """Return what a policy names and nobody is found by now, whether or not the policy is among the model's own."""
+        for expected in policy.expected:
+            self._index.use(expected.selector)
+        found = [expected for expected in policy.expected if not self._index.members(expected.selector)]
+        for expected in policy.expected:
+            self._index.drop(expected.selector)
+        return found
+
     @property
     def prefixes(self) -> AbstractSet[str]:
         """Return every prefix that a policy names."""
@@ -135,11 +144,6 @@ def is_subject(number: int) -> bool:
 def reserved_identities() -> list[Identity]:
     """Return the identities that are always there."""
     return [make_identity(number, map(parse_label, labels)) for number, labels in RESERVED_LABELS.items()]
-
-
-def cidr_identity(number: int, prefix: str) -> Identity:
-    """Return the identity of a prefix; whatever it covers is part of the world."""
-    return make_identity(number, [cidr_label(prefix), parse_label("reserved:world")])
 
 
 def _indexed_peers(rule: Rule) -> Iterable[Selector]:

@@ -7,14 +7,15 @@ from typing import Any
 
 from fairlead.codec import from_builtins
 from fairlead.schema.policy import PolicyObject, PolicyReference
-from services.policy import cilium, kubernetes
-from services.policy.documents import CiliumDocument, KubernetesDocument
-from services.policy.enforceable import check_enforceable
+from services.policy import cilium, groups, kubernetes
+from services.policy.documents import CidrGroupDocument, CiliumDocument, KubernetesDocument
 from services.policy.labels import DEFAULT_NAMESPACE
+from services.policy.limits import limits
 from services.policy.ports import refuse
 from services.policy.rules import (
     API_VERSION_BY_KIND,
-    CILIUM_CLUSTERWIDE,
+    CIDR_GROUP,
+    CLUSTER_SCOPED,
     KUBERNETES,
     Policy,
     Reader,
@@ -24,20 +25,23 @@ from services.policy.rules import (
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
-def parse(document: PolicyObject, translation: Translation, *, only_enforceable: bool = True) -> Policy:
+def parse(document: PolicyObject, translation: Translation) -> Policy:
     """Return the policy in the document. Raises InvalidInput naming the field.
 
-    `only_enforceable` refuses what the datapath cannot enforce yet; without it such parts are understood for simulation.
+    What this installation has no proxy, authenticator or resolver for is understood all the same; `warnings` say what becomes of it.
     """
     reader = Reader(reference_of(document), translation)
+    if document.kind == CIDR_GROUP:
+        group = groups.read(_typed(document, CidrGroupDocument).spec, document.metadata, reader)
+        return Policy(reader.reference, (), tuple(reader.warnings), group=group)
     if document.kind == KUBERNETES:
         rules = kubernetes.read(_typed(document, KubernetesDocument).spec, reader)
     else:
         typed = _typed(document, CiliumDocument)
         rules = cilium.read(typed, reader)
-        if only_enforceable:
-            check_enforceable(typed)
-    return Policy(reader.reference, tuple(rules), tuple(dict.fromkeys(reader.warnings)))
+        reader.warnings += limits(typed)
+    warnings = tuple(dict.fromkeys(reader.warnings))
+    return Policy(reader.reference, tuple(rules), warnings, tuple(reader.expected))
 
 
 def reference_of(document: PolicyObject) -> PolicyReference:
@@ -45,7 +49,7 @@ def reference_of(document: PolicyObject) -> PolicyReference:
     wanted = API_VERSION_BY_KIND.get(document.kind)
     if wanted is None:
         refuse("kind", f"{document.kind!r} is not one of {', '.join(API_VERSION_BY_KIND)}")
-    if document.apiVersion != wanted:
+    if document.apiVersion != wanted and (document.kind, document.apiVersion) != (CIDR_GROUP, "cilium.io/v2alpha1"):
         refuse("apiVersion", f"{document.apiVersion!r} is not {wanted!r}, the version of {document.kind}")
     name, namespace = document.metadata.get("name"), document.metadata.get("namespace")
     return normal_reference(document.kind, name, namespace, path="metadata.")
@@ -57,7 +61,7 @@ def normal_reference(kind: str, name: Any, namespace: Any, *, path: str = "polic
         refuse(f"{path}kind", f"{kind!r} is not one of {', '.join(API_VERSION_BY_KIND)}")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         refuse(f"{path}name", f"{name!r} is no name: a-z, 0-9, - and . inside, at most 253")
-    if kind == CILIUM_CLUSTERWIDE:
+    if kind in CLUSTER_SCOPED:
         if namespace:
             refuse(f"{path}namespace", f"a {kind} has none: leave it out")
         return PolicyReference(kind=kind, name=name, namespace="")
@@ -68,7 +72,7 @@ def normal_reference(kind: str, name: Any, namespace: Any, *, path: str = "polic
 
 def _typed(document: PolicyObject, kind: type[Any]) -> Any:
     """Return spec and specs with types; null means absent, as in Kubernetes."""
-    if kind is KubernetesDocument and document.specs is not None:
-        refuse("specs", "a NetworkPolicy has `spec` only")
+    if kind is not CiliumDocument and document.specs is not None:
+        refuse("specs", f"a {document.kind} has `spec` only")
     given = {"spec": document.spec, "specs": document.specs}
     return from_builtins({name: value for name, value in given.items() if value is not None}, kind)

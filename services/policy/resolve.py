@@ -15,7 +15,7 @@ from fairlead.schema.identity import HOST, UNKNOWN
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow
 from services.policy.labels import Identity
 from services.policy.ports import PortMatch
-from services.policy.rules import Rule, Traffic
+from services.policy.rules import Proxy, Rule, Traffic
 from services.policy.selector import WILDCARD, Selector
 
 LOCALHOST = "built-in: a host may reach its own workloads"
@@ -38,6 +38,18 @@ class Enforcement:
 
     mode: Mode = Mode.DEFAULT
     allow_localhost: bool = True
+    proxies: frozenset[Proxy] = frozenset(Proxy)
+    """The proxies that traffic can be redirected to."""
+    authenticator: bool = True
+    """Whether peers can be made to prove who they are."""
+
+    def lacking(self, rule: Rule, traffic: Traffic) -> str:
+        """Return why what the rule allows here must be refused instead; empty when nothing is lacking."""
+        if rule.deny:
+            return ""
+        if traffic.proxy is not Proxy.NONE and traffic.proxy not in self.proxies:
+            return f"no {traffic.proxy.upper()} proxy here"
+        return "nobody here can authenticate peers" if rule.authenticates and not self.authenticator else ""
 
 
 class Key(NamedTuple):
@@ -98,6 +110,7 @@ class _Side:
         self._direction = direction
         self._subject = subject
         self._world = world
+        self._enforcement = enforcement
         enforced = enforcement.mode is not Mode.NEVER and subject.number != HOST
         mine = [rule for rule in rules if rule.direction is direction] if enforced else []
         self.closed_by = _closed_by(subject, mine, enforcement) if enforced else set()
@@ -132,8 +145,12 @@ class _Side:
 
     def _add_rule(self, rule: Rule) -> None:
         for traffic in rule.traffic:
+            lacking = self._enforcement.lacking(rule, traffic)
+            origin = f"{rule.origin} (closed: {lacking})" if lacking else rule.origin
             for key in self._keys(rule, traffic):
-                self._add(key, deny=rule.deny, precedence=traffic.precedence, origin=rule.origin)
+                # A deny in place of a redirect decides the same packets: both beat every plain allow.
+                precedence = 0 if lacking else traffic.precedence
+                self._add(key, deny=rule.deny or bool(lacking), precedence=precedence, origin=origin)
 
     def _keys(self, rule: Rule, traffic: Traffic) -> Iterable[Key]:
         match = traffic.port

@@ -11,21 +11,25 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from fairlead.errors import InvalidInput
 from fairlead.schema.policy import Direction, PolicyReference
-from services.policy.labels import NAMESPACE_LABELS, network
+from services.policy.labels import NAMESPACE_LABELS, Label, network
 from services.policy.ports import EVERYTHING, PortMatch, refuse
 from services.policy.selector import Operator, Requirement, Selector, split_key
 
 CILIUM_NAMESPACED = "CiliumNetworkPolicy"
 CILIUM_CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
 KUBERNETES = "NetworkPolicy"
+CIDR_GROUP = "CiliumCIDRGroup"
 API_VERSION_BY_KIND: Mapping[str, str] = {
     CILIUM_NAMESPACED: "cilium.io/v2",
     CILIUM_CLUSTERWIDE: "cilium.io/v2",
     KUBERNETES: "networking.k8s.io/v1",
+    CIDR_GROUP: "cilium.io/v2",
 }
+CLUSTER_SCOPED = frozenset({CILIUM_CLUSTERWIDE, CIDR_GROUP})
 
 
 class ZeroPrefix(StrEnum):
@@ -80,6 +84,8 @@ class Rule:
     """Whether the rule closes the direction for everything that no rule allows."""
     selects_hosts: bool = False
     """A host policy: it selects nodes, never workloads."""
+    authenticates: bool = False
+    """Whether peers must prove who they are."""
 
     @property
     def prefixes(self) -> set[str]:
@@ -87,18 +93,39 @@ class Rule:
         return {prefix for peer in self.peers for prefix in peer.prefixes}
 
 
+class Expected(NamedTuple):
+    """Something that a rule names and that should be there; a rule that finds nobody by it deserves a word."""
+
+    path: str
+    what: str
+    selector: Selector
+    deny: bool = False
+
+
+@dataclass(frozen=True)
+class CidrGroup:
+    """Prefixes under a name and labels; the identities of what they cover carry these."""
+
+    name: str
+    labels: frozenset[Label]
+    prefixes: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Policy:
-    """A document that has been understood."""
+    """A document that has been understood; a group of prefixes has no rules."""
 
     reference: PolicyReference
     rules: tuple[Rule, ...]
     warnings: tuple[str, ...] = ()
+    expected: tuple[Expected, ...] = ()
+    group: CidrGroup | None = None
 
     @property
     def prefixes(self) -> set[str]:
-        """Return the prefixes that the rules name."""
-        return {prefix for rule in self.rules for prefix in rule.prefixes}
+        """Return the prefixes that the document names."""
+        grouped = self.group.prefixes if self.group else ()
+        return {prefix for rule in self.rules for prefix in rule.prefixes}.union(grouped)
 
 
 @dataclass
@@ -108,6 +135,7 @@ class Reader:
     reference: PolicyReference
     translation: Translation
     warnings: list[str] = field(default_factory=list)
+    expected: list[Expected] = field(default_factory=list)
 
     @property
     def namespace(self) -> str:

@@ -63,6 +63,7 @@ class PolicyService:
         """Store a document. Raises InvalidInput naming the field, Conflict when others change it all the time."""
         policy = self._understood(ask.document)
         await self._projection.ready()
+        self._projection.view.check_groups(policy)
         before = self._selected_now(policy.reference)
         await self._store.number(policy.prefixes)
         stored = StoredDocument(document=ask.document, author=ask.author, trace=telemetry.traceparent())
@@ -72,7 +73,7 @@ class PolicyService:
             revision=revision,
             changed=changed,
             identities=tuple(sorted(self._projection.view.model.selected(policy))),
-            warnings=policy.warnings,
+            warnings=self._projection.view.remarks(policy),
         )
         return await self._realise(answer, before, ask.wait_s)
 
@@ -80,6 +81,9 @@ class PolicyService:
         """Remove a document; one that is not there counts as removed. Raises InvalidInput, Conflict."""
         reference = normal_reference(ask.policy.kind, ask.policy.name, ask.policy.namespace)
         await self._projection.ready()
+        users = self._projection.view.denied_by(reference)
+        if users:
+            raise InvalidInput(f"`policy`: {', '.join(users)} would no longer deny anything: change them first")
         before = self._selected_now(reference)
         revision, changed = await self._remove(reference)
         warnings = () if changed else (f"there is no {reference.kind} {policy_key(reference).rpartition('/')[2]}",)
@@ -103,10 +107,12 @@ class PolicyService:
     async def list(self, _ask: Empty) -> PolicyList:
         """Return all documents that are in force, as of the newest revision that is resolved."""
         await self._projection.ready()
-        documents = self._projection.view.documents
-        return PolicyList(
-            policies=tuple(documents[key] for key in sorted(documents)), revision=self._projection.revision
+        view = self._projection.view
+        found = (
+            replace(stored, warnings=view.remarks(view.model.policies[key]))
+            for key, stored in sorted(view.documents.items())
         )
+        return PolicyList(policies=tuple(found), revision=self._projection.revision)
 
     def routes(self) -> Sequence[Route]:
         """Return every topic with its handler."""

@@ -36,4 +36,5 @@ class PolicySettings(CommonSettings, frozen=True, kw_only=True):
 
     def enforcement(self) -> Enforcement:
         """Return what rows depend on."""
-        return Enforcement(self.enforcement_mode, self.allow_localhost)
+        # There is no proxy and no authenticator yet: what asks for one is refused on the wire.
+        return Enforcement(self.enforcement_mode, self.allow_localhost, proxies=frozenset(), authenticator=False)

@@ -12,12 +12,14 @@ from fairlead import codec
 from fairlead.errors import FairleadError, InvalidInput
 from fairlead.kv import Change, Item
 from fairlead.schema.base import IdentityId
-from fairlead.schema.policy import CidrRow, PolicyObject, StoredPolicy
+from fairlead.schema.policy import CidrRow, PolicyObject, PolicyReference, StoredPolicy
+from services.policy.groups import cidr_identity
 from services.policy.labels import implied, make_identity, parse_label_string
-from services.policy.model import Model, cidr_identity, reserved_identities
+from services.policy.model import Model, reserved_identities
 from services.policy.parse import parse, reference_of
+from services.policy.ports import refuse
 from services.policy.resolve import Enforcement
-from services.policy.rules import Policy, Translation
+from services.policy.rules import CIDR_GROUP, CidrGroup, Policy, Translation
 from services.policy.store import CIDRS, DELETION, POLICIES, Deletion, decode_document, decode_number
 
 
@@ -34,6 +36,8 @@ class View:
         self.unreadable: dict[str, str] = {}
         """Why a key cannot be used, by key."""
         self._cidr_rows: tuple[CidrRow, ...] | None = None
+        self._groups: dict[str, CidrGroup] = {}
+        """Groups of prefixes by the key of their document."""
         for identity in reserved_identities():
             self.model.put_identity(identity)
 
@@ -105,7 +109,7 @@ class View:
             self.model.remove_identity(old)
         if number is not None:
             self.numbers[prefix] = number
-            self.model.put_identity(cidr_identity(number, prefix))
+            self.model.put_identity(cidr_identity(number, prefix, self._groups.values()))
 
     def _take_document(self, key: str, item: Item | None) -> None:
         if item is None:
@@ -129,6 +133,7 @@ class View:
         self._cidr_rows = None
         self.model.put_policy(key, policy)
         self.documents[key] = stored
+        self._set_group(key, policy.group)
         return policy
 
     def remove_document(self, key: str) -> None:
@@ -136,6 +141,43 @@ class View:
         self._cidr_rows = None
         self.model.remove_policy(key)
         self.documents.pop(key, None)
+        self._set_group(key, None)
+
+    def _set_group(self, key: str, group: CidrGroup | None) -> None:
+        """Take in a group, and give every prefix the labels of the groups that cover it now."""
+        if self._groups.get(key) == group:
+            return
+        self._groups.pop(key, None)
+        if group is not None:
+            self._groups[key] = group
+        for prefix, number in self.numbers.items():
+            self.model.put_identity(cidr_identity(number, prefix, self._groups.values()))
+
+    def remarks(self, policy: Policy) -> tuple[str, ...]:
+        """Return what an author should know of a policy: what was noticed in reading it, and what it finds nobody by now."""
+        missing = (
+            f"`{expected.path}`: there is no {expected.what} now: this {'denies' if expected.deny else 'allows'} nobody"
+            for expected in self.model.unmet(policy)
+        )
+        return (*policy.warnings, *missing)
+
+    def check_groups(self, policy: Policy) -> None:
+        """Raise InvalidInput if the policy denies by a group that does not exist: the deny would be none."""
+        known = {f"{CIDR_GROUP} {other.group.name}" for other in self.model.policies.values() if other.group}
+        for expected in policy.expected:
+            if expected.deny and expected.what.startswith(CIDR_GROUP) and expected.what not in known:
+                refuse(
+                    expected.path, f"there is no {expected.what}, and a deny of nobody denies nothing: apply it first"
+                )
+
+    def denied_by(self, group: PolicyReference) -> list[str]:
+        """Return the keys of the policies that deny by a group of prefixes."""
+        what = f"{CIDR_GROUP} {group.name}" if group.kind == CIDR_GROUP else ""
+        return sorted(
+            key
+            for key, policy in self.model.policies.items()
+            if any(expected.deny and expected.what == what for expected in policy.expected)
+        )
 
     def understand(self, document: PolicyObject) -> Policy:
         """Return the policy in a document. Raises InvalidInput."""

@@ -138,7 +138,7 @@ def read_policy(document: dict[str, Any], translation: Translation) -> Policy:
     given = {name: document[name] for name in ("apiVersion", "kind", "metadata", "spec", "specs") if name in document}
     if not isinstance(given.get("spec", {}), dict):
         raise InvalidInput("`spec`: not an object")
-    return parse(PolicyObject(**given), translation, only_enforceable=False)
+    return parse(PolicyObject(**given), translation)
 
 
 def is_stricter(error: InvalidInput) -> bool:

@@ -19,6 +19,7 @@ from fairlead.schema.policy import (
     POLICY_PUBLISHED,
     ApplyPolicy,
     DeletePolicy,
+    PolicyObject,
     PolicyReference,
 )
 from services.policy.simulate import simulate
@@ -240,3 +241,41 @@ async def test_two_replicas_come_to_the_same(world: World) -> None:
     rows = await world.until(lambda rows: bool(rows.get(str(INTERN)) and len(rows[str(INTERN)].entries) == 21))
     assert len({entry.identity for entry in rows[str(INTERN)].entries}) == 21
     await other.stop()
+
+
+async def test_groups_that_denies_refer_to_come_first_and_go_last(world: World) -> None:
+    await world.start()
+    group = PolicyObject(
+        apiVersion="cilium.io/v2",
+        kind="CiliumCIDRGroup",
+        metadata={"name": "bad"},
+        spec={"externalCIDRs": ["192.0.2.0/24"]},
+    )
+    denying = clusterwide("deny", egressDeny=[{"toCIDRSet": [{"cidrGroupRef": "bad"}]}])
+    with pytest.raises(InvalidInput, match="there is no CiliumCIDRGroup bad"):
+        await world.bus.request(APPLY, ApplyPolicy(document=denying))
+    await world.bus.request(APPLY, ApplyPolicy(document=group, wait_s=1))
+    await world.bus.request(APPLY, ApplyPolicy(document=denying, wait_s=1))
+    number = next(row.identity for row in (await world.cidrs()).rows)
+    assert not simulate(by_number(await world.rows()), INTERN, number, 6, 80).allowed
+    reference = PolicyReference(kind="CiliumCIDRGroup", name="bad")
+    with pytest.raises(InvalidInput, match="would no longer deny anything"):
+        await world.bus.request(DELETE, DeletePolicy(policy=reference))
+
+
+async def test_what_cannot_be_carried_out_is_told_at_once_and_in_the_list(world: World) -> None:
+    await world.start()
+    rules = {"http": [{"method": "GET"}]}
+    item = {"toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}], "rules": rules}]}
+    services = {"toServices": [{"k8sService": {"serviceName": "cache"}}]}
+    document = clusterwide("l7", ingress=[item], egress=[services])
+    answer = await world.bus.request(APPLY, ApplyPolicy(document=document, wait_s=1))
+    assert answer.warnings == (
+        "`spec.ingress[0].toPorts[0].rules.http`: there is no HTTP proxy here: this traffic is refused",
+        "`spec.egress[0].toServices[0]`: there is no workload of the service cache now: this allows nobody",
+    )
+    refused = simulate(by_number(await world.rows()), EMPLOYEE, DATABASE, 6, 80).ingress
+    assert refused.origins == ("CiliumClusterwideNetworkPolicy l7 ingress[0] (closed: no HTTP proxy here)",)
+    await world.identity(1004, "container:com.docker.compose.service=cache;")
+    await world.until(lambda rows: "1004" in rows)
+    assert (await world.bus.request(POLICIES, Empty())).policies[0].warnings == answer.warnings[:1]
