@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
-from clients.cli import command, manifest, output
+from clients.cli import command, output
 from clients.cli.output import Answer, Exit
 from clients.cli.session import Session
-from fairlead import codec
+from fairlead import codec, manifest
 from fairlead.errors import FairleadError, InvalidInput, NotFound
 from fairlead.schema.base import Empty
 from fairlead.schema.policy import (

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.cli import manifest
+from fairlead import manifest
 from fairlead.errors import InvalidInput
 
 HEAD = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a}\n"
@@ -46,6 +46,11 @@ def test_what_people_write_is_understood(text: str, names: list[str]) -> None:
         (GOOD.replace("endpointSelector: {}", "a: 1, a: 2"), "`a` stands twice"),
         (GOOD.replace("kind: Cilium", "kind: [1, 2]\nother: Cilium"), "other"),
         (GOOD.replace("cilium.io/v2", "7"), "`apiVersion`"),
+        (GOOD.replace("endpointSelector: {}", "a: 1:30"), "quote it"),
+        (GOOD.replace("endpointSelector: {}", "a: 1:30.5"), "quote it"),
+        ("a: " + "[" * 99 + "]" * 99, "f,"),
+        ("a: " + "[" * 101 + "]" * 101, "deeper"),
+        ("a: [" + "1," * 100_000 + "1]", "values"),
         ("!!python/object/apply:os.system [id]", "f:"),
         ("x" * (4 * 1024 * 1024 + 1), "split it"),
         ("a: " + "[" * 5000, "f:"),
@@ -62,6 +67,17 @@ def test_aliases_that_unfold_to_billions_are_refused() -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     with pytest.raises(InvalidInput, match="unfolded"):
         manifest.read("\n".join(lines), "f")
+
+
+def test_mappings_that_merge_each_other_to_billions_are_refused() -> None:
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40))]
+    with pytest.raises(InvalidInput, match="values"):
+        manifest.read("\n".join(lines), "f")
+
+
+def test_a_mapping_can_be_merged_into_another() -> None:
+    (policy,) = manifest.read(HEAD + "spec:\n  a: &a {x: 1}\n  b: {<<: *a, y: 2}\n", "f")
+    assert policy.spec == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
 
 
 def test_a_ring_of_aliases_is_refused() -> None:
