@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _EXPORT_DELAY_MS = 500
+_QUESTION = " fairlead.get."
 
 PRODUCER = SpanKind.PRODUCER
 CONSUMER = SpanKind.CONSUMER
@@ -33,7 +36,8 @@ def setup(service: str, node: str, environ: Mapping[str, str] | None = None) -> 
     """Make this process's spans carry the service's name, and export them if an endpoint is set."""
     env = os.environ if environ is None else environ
     resource = Resource({"service.name": f"fairlead-{service}", "service.instance.id": node, "host.name": node})
-    provider = TracerProvider(resource=resource)
+    sampler = None if "OTEL_TRACES_SAMPLER" in env else ParentBased(root=_NotMereQuestions())
+    provider = TracerProvider(resource=resource, sampler=sampler)
     if any(env.get(name) for name in _ENDPOINTS):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - 10 MB, only if used
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - same
@@ -41,6 +45,22 @@ def setup(service: str, node: str, environ: Mapping[str, str] | None = None) -> 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=_EXPORT_DELAY_MS))
     trace.set_tracer_provider(provider)
     return provider
+
+
+class _NotMereQuestions(Sampler):
+    """Leaves out traces that consist of a question alone (`get` topics): they change nothing, and there are many.
+
+    `OTEL_TRACES_SAMPLER` replaces this choice. A question that is part of a larger trace is kept.
+    """
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        """Return the decision for a root span; see OpenTelemetry's Sampler."""
+        name = str(kwargs.get("name", args[2] if len(args) > 2 else ""))
+        return SamplingResult(Decision.DROP if _QUESTION in name else Decision.RECORD_AND_SAMPLE)
+
+    def get_description(self) -> str:
+        """Return what this sampler is, for debugging."""
+        return "all but mere questions"
 
 
 @contextmanager
