@@ -15,7 +15,7 @@ static __always_inline int to_pods(struct __sk_buff *skb, int origin)
 		return TC_ACT_OK;
 	if (origin == ORIGIN_NETWORK && skb->vlan_present)
 		return TC_ACT_OK;
-	make_linear(skb, HEADERS_LENGTH);
+	make_linear(skb, headers_length(skb));
 	if (skb->protocol == BE16(ETH_P_IP))
 		v.reason = parse_ipv4(skb, &p);
 	else

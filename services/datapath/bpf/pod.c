@@ -10,7 +10,7 @@ int from_pod(struct __sk_buff *skb)
 	struct verdict v = {.direction = EGRESS};
 	int action;
 
-	make_linear(skb, HEADERS_LENGTH);
+	make_linear(skb, headers_length(skb));
 	if (skb->vlan_present)
 		return drop_quietly(skb, DROP_VLAN, EGRESS);
 	if (skb->protocol == BE16(ETH_P_ARP))
