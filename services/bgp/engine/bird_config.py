@@ -18,6 +18,8 @@ TABLE = {Family.IPV4: "adv4", Family.IPV6: "adv6"}
 CHANNEL = {Family.IPV4: "ipv4", Family.IPV6: "ipv6"}
 
 # `graceful restart wait`: the default of 240 s would hold back announcements for that long when one neighbour is down.
+# `connect retry`: BIRD says that it kept forwarding (RFC 4724, the F bit) only within those two seconds after its start; a session
+# that comes up later makes the router drop our routes for a moment, so a first attempt that fails must not cost five seconds.
 # `import none` and no kernel protocol: whatever a router sends, nothing of it reaches this node.
 _MAIN = """\
 log stderr all;
@@ -38,7 +40,7 @@ include "drain.conf";
 {filters}
 template bgp fabric {{
   hold time {hold_s}; keepalive time {keepalive_s};
-  connect delay time 1; connect retry time 5; error wait time 1, 10;
+  connect delay time 1; connect retry time 1; error wait time 1, 10;
   graceful restart on; graceful restart time {restart_s};
   long lived graceful restart on; long lived stale time {stale_s};
 {password}  ipv4 {{ table adv4; import none; export filter to_fabric4; next hop self; }};
