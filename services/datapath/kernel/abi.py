@@ -78,6 +78,7 @@ def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
         "conntrack": MapSpec("lru_hash", FLOW_KEY.size, FLOW.size, flows),
         "fragments": MapSpec("lru_hash", 40, 8, 8192),
         "settings": MapSpec("array", 4, SETTINGS.size, 1),
+        "denials": MapSpec("percpu_array", 4, 96, 1024),
         "metrics": MapSpec("percpu_array", 4, 16, 512),
         "events": MapSpec("ringbuf", 0, 0, 1 << 20),
         "event_budget": MapSpec("percpu_array", 4, 24, 2),

@@ -109,6 +109,31 @@ struct flow {
 };
 MAP("lru_hash", struct flow_key, struct flow, conntrack);
 
+/* What was denied just now, per CPU: a slot holds the last flow that fell on it, so remembering one evicts no good flow. */
+#define DENIAL_BITS 10 /* of the number of a slot */
+struct denial {
+	struct flow_key key;
+	__u64 until; /* jiffies */
+	__u32 from_ifindex;
+	__u32 ingress_ifindex;
+	__u32 epoch;
+	__u16 low_endpoint;
+	__u16 high_endpoint;
+	__u32 source_identity;
+	__u32 destination_identity;
+	__u32 provenance;
+	__u16 endpoint;
+	__u16 policy_port_be;
+	struct policy_key entry; /* the entry that denied, if `by_entry` */
+	__u8 reason;
+	__u8 direction;
+	__u8 from_low;
+	__u8 by_entry;
+	__u8 origin;
+	__u8 pad[3];
+};
+MAP("percpu_array", __u32, struct denial, denials);
+
 /* Later fragments carry no ports; the first one leaves them here. */
 struct fragment_key {
 	struct address source;

@@ -11,6 +11,7 @@ struct verdict {
 	__u16 endpoint; /* whose policy decided */
 	__u8 reason;	/* 0: allowed */
 	__u8 direction;
+	struct policy_key entry; /* that decided */
 };
 
 static __always_inline void count(const struct __sk_buff *skb, __u32 reason, __u32 direction)

@@ -53,6 +53,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int 
 
 static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int origin)
 {
+	struct verdict v = {};
 	struct parties who = {};
 	struct flow_key key = {};
 	struct settings *config;
@@ -72,6 +73,8 @@ static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int o
 		count(skb, 0, origin == ORIGIN_POD ? EGRESS : INGRESS);
 		return deliver(skb, p, origin, config, flow, &who);
 	}
+	if (!flow && denied_just_now(skb, p, &key, from_low, origin, config, &v))
+		return drop(skb, p, &v);
 	action = judge(skb, p, origin, &key, flow, from_low, config, &who);
 	if (action != CONTINUE)
 		return action;

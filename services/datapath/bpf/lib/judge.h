@@ -8,22 +8,13 @@
  */
 #pragma once
 #include "conntrack.h"
+#include "denial.h"
 #include "identity.h"
 #include "policy.h"
 #include "related.h"
 
 #define CONTINUE -1
 #define NOT_OURS 255 /* as a reason: the packet is for somebody else */
-
-/* Both ends as the packet has them. */
-struct parties {
-	__u32 source_endpoint;
-	__u32 destination_endpoint;
-	struct endpoint_state *source;
-	struct endpoint_state *destination;
-	__u32 epoch;
-	__u32 far_flags; /* FLOW_STACK and FLOW_HOST, if the far end is there */
-};
 
 /* Return the identity of the far end as sender. Only this node's own stack may speak as the host. */
 static __always_inline __u32 far_source_identity(struct packet *p, int origin, __u32 far_flags)
@@ -172,8 +163,11 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int or
 		return CONTINUE;
 	}
 	judge_flow(skb, p, who, flow && is_reply(flow, from_low), &v);
-	if (v.reason)
+	if (v.reason) {
+		if (!flow)
+			remember_denial(skb, p, key, from_low, origin, config, who, &v);
 		return drop(skb, p, &v);
+	}
 	v.reason = record(skb, p, key, flow, who, &v, from_low);
 	if (v.reason)
 		return drop(skb, p, &v);

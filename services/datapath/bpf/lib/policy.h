@@ -11,6 +11,7 @@
 
 struct candidate {
 	struct policy_value *value;
+	struct policy_key key;
 	__u32 rank;
 };
 
@@ -24,37 +25,37 @@ static __always_inline void consider(void *table, struct policy_key *key, __u32 
 	rank = (value->flags & POLICY_DENY ? 1u << 16 : 0) | (__u32)value->precedence << 8 | specificity;
 	if (!best->value || rank > best->rank) {
 		best->value = value;
+		best->key = *key;
 		best->rank = rank;
 	}
 }
 
 /* `key` names peer, port and protocol in full; it comes back changed. */
-static __always_inline struct policy_value *best_entry(void *table, struct policy_key *key)
+static __always_inline void best_entry(void *table, struct policy_key *key, struct candidate *best)
 {
 	__u32 peer = key->identity;
 	__u16 port_be = key->port_be;
 	__u8 protocol = key->protocol;
-	struct candidate best = {};
 
-	consider(table, key, 5, &best);
+	consider(table, key, 5, best);
 	key->identity = 0;
-	consider(table, key, 4, &best);
+	consider(table, key, 4, best);
 	key->port_be = 0;
-	consider(table, key, 2, &best);
+	consider(table, key, 2, best);
 	key->identity = peer;
-	consider(table, key, 3, &best);
+	consider(table, key, 3, best);
 	key->protocol = 0;
-	consider(table, key, 1, &best);
+	consider(table, key, 1, best);
 	key->identity = 0;
-	consider(table, key, 0, &best);
-	return best.value;
+	consider(table, key, 0, best);
 }
 
 /* Judge one direction at one endpoint. Fills the verdict's reason, provenance, endpoint and direction. */
 static __always_inline void judge_policy(const struct __sk_buff *skb, __u32 endpoint,
 					 const struct endpoint_state *state, struct policy_key *key, struct verdict *v)
 {
-	struct policy_value *entry = 0;
+	struct candidate best = {};
+	struct policy_value *entry;
 	void *table;
 
 	v->endpoint = endpoint;
@@ -63,9 +64,11 @@ static __always_inline void judge_policy(const struct __sk_buff *skb, __u32 endp
 	v->reason = DROP_POLICY;
 	table = policies.lookup(&endpoint);
 	if (table)
-		entry = best_entry(table, key);
+		best_entry(table, key, &best);
+	entry = best.value;
 	if (!entry)
 		return;
+	v->entry = best.key;
 	__sync_fetch_and_add(&entry->packets, 1);
 	__sync_fetch_and_add(&entry->bytes, skb->len);
 	v->provenance = entry->provenance;
