@@ -36,6 +36,8 @@ class PolicyObject(Message, frozen=True, kw_only=True):
     metadata: dict[str, Any]
     spec: dict[str, Any] | None = None
     specs: list[dict[str, Any]] | None = None
+    tests: list[dict[str, Any]] | None = None
+    """What the document promises of single connections; it is refused when a promise is broken, its own or another's."""
 
 
 class ApplyPolicy(Message, frozen=True, kw_only=True):
@@ -94,6 +96,8 @@ class StoredPolicy(Message, frozen=True, kw_only=True):
     revision: Revision
     author: str = ""
     trace: str = ""
+    forced: bool = False
+    """Whether it was stored against tests that failed."""
     warnings: tuple[str, ...] = ()
     """What of it cannot be carried out as written here, and what it finds nobody by now."""
 
@@ -165,6 +169,20 @@ DELETE = Topic(
     PolicyApplied,
     intent=True,
     summary="remove a policy, and wait",
+)
+FORCE_APPLY = Topic(
+    "fairlead.cmd.policy.document.forceapply.v1",
+    ApplyPolicy,
+    PolicyApplied,
+    intent=True,
+    summary="store a policy although tests fail or it belongs to somebody else",
+)
+FORCE_DELETE = Topic(
+    "fairlead.cmd.policy.document.forcedelete.v1",
+    DeletePolicy,
+    PolicyApplied,
+    intent=True,
+    summary="remove a policy although tests fail or it belongs to somebody else",
 )
 POLICY_PUBLISHED = Topic(
     "fairlead.evt.policy.document.published.v1", PolicyObject, PolicyApplied, intent=True, summary="a policy to store"

@@ -43,8 +43,8 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
         clock=clock,
     )
     return service, {
-        "realised": service.realised.run,
-        "addresses": service.addresses.run,
+        "realised": service.waiting.realised.run,
+        "addresses": service.waiting.addresses.run,
         "announce rows": projection.rows.run,
         "announce prefixes": projection.cidrs.run,
         "order prefixes": projection.announce_cidrs,

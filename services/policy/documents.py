@@ -19,11 +19,11 @@ EntityName = Literal[
 ]  # fmt: skip
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Some part of a document; names are written as in Kubernetes."""
 
 
-class Expression(_Part, frozen=True, kw_only=True):
+class Expression(Part, frozen=True, kw_only=True):
     """One condition on labels."""
 
     key: Annotated[str, Meta(min_length=1, max_length=512)]
@@ -31,14 +31,14 @@ class Expression(_Part, frozen=True, kw_only=True):
     values: list[str] | None = None
 
 
-class LabelSelector(_Part, frozen=True, kw_only=True):
+class LabelSelector(Part, frozen=True, kw_only=True):
     """Labels and conditions that must all hold; `{}` holds for everything."""
 
     match_labels: dict[str, str] | None = None
     match_expressions: list[Expression] | None = None
 
 
-class CidrItem(_Part, frozen=True, kw_only=True):
+class CidrItem(Part, frozen=True, kw_only=True):
     """A prefix with holes, or a group of prefixes."""
 
     cidr: str | None = None
@@ -47,14 +47,14 @@ class CidrItem(_Part, frozen=True, kw_only=True):
     except_: list[str] | None = msgspec.field(default=None, name="except")
 
 
-class Fqdn(_Part, frozen=True, kw_only=True):
+class Fqdn(Part, frozen=True, kw_only=True):
     """DNS names, by name or by pattern."""
 
     match_name: Annotated[str, Meta(max_length=255)] | None = None
     match_pattern: Annotated[str, Meta(max_length=255)] | None = None
 
 
-class PortProtocol(_Part, frozen=True, kw_only=True):
+class PortProtocol(Part, frozen=True, kw_only=True):
     """A port, a range or a port's name."""
 
     port: str = ""
@@ -62,7 +62,7 @@ class PortProtocol(_Part, frozen=True, kw_only=True):
     protocol: ProtocolName = "ANY"
 
 
-class HeaderMatch(_Part, frozen=True, kw_only=True):
+class HeaderMatch(Part, frozen=True, kw_only=True):
     """What an HTTP header must hold, and what to do if it does not."""
 
     name: str
@@ -75,7 +75,7 @@ Pattern = Annotated[str, Meta(max_length=4096)]
 """A regular expression for the proxy."""
 
 
-class HttpRule(_Part, frozen=True, kw_only=True):
+class HttpRule(Part, frozen=True, kw_only=True):
     """A request that is allowed; every field that is there must match."""
 
     method: Pattern | None = None
@@ -85,21 +85,21 @@ class HttpRule(_Part, frozen=True, kw_only=True):
     header_matches: list[HeaderMatch] | None = None
 
 
-class L7Rules(_Part, frozen=True, kw_only=True):
+class L7Rules(Part, frozen=True, kw_only=True):
     """Rules above L4; one kind only."""
 
     http: list[HttpRule] | None = None
     dns: list[Fqdn] | None = None
 
 
-class EnvoyConfig(_Part, frozen=True, kw_only=True):
+class EnvoyConfig(Part, frozen=True, kw_only=True):
     """Where a listener is defined."""
 
     kind: Literal["CiliumEnvoyConfig", "CiliumClusterwideEnvoyConfig"] | None = None
     name: Annotated[str, Meta(min_length=1)]
 
 
-class Listener(_Part, frozen=True, kw_only=True):
+class Listener(Part, frozen=True, kw_only=True):
     """A proxy's listener that gets the traffic."""
 
     envoy_config: EnvoyConfig
@@ -107,7 +107,7 @@ class Listener(_Part, frozen=True, kw_only=True):
     priority: Annotated[int, Meta(ge=1, le=100)] | None = None
 
 
-class DenyPortRule(_Part, frozen=True, kw_only=True):
+class DenyPortRule(Part, frozen=True, kw_only=True):
     """Ports of a deny rule."""
 
     ports: Annotated[list[PortProtocol], Meta(max_length=40)] | None = None
@@ -123,47 +123,47 @@ class PortRule(DenyPortRule, frozen=True, kw_only=True):
     originating_tls: dict[str, Any] | None = msgspec.field(default=None, name="originatingTLS")
 
 
-class IcmpField(_Part, frozen=True, kw_only=True):
+class IcmpField(Part, frozen=True, kw_only=True):
     """One type of ICMP message, by number or by name."""
 
     type: int | str
     family: Literal["IPv4", "IPv6"] = "IPv4"
 
 
-class IcmpRule(_Part, frozen=True, kw_only=True):
+class IcmpRule(Part, frozen=True, kw_only=True):
     """Types of ICMP messages."""
 
     fields: Annotated[list[IcmpField], Meta(max_length=40)] | None = None
 
 
-class Authentication(_Part, frozen=True, kw_only=True):
+class Authentication(Part, frozen=True, kw_only=True):
     """Whether peers must prove who they are."""
 
     mode: Literal["disabled", "required", "test-always-fail"]
 
 
-class K8sService(_Part, frozen=True, kw_only=True):
+class K8sService(Part, frozen=True, kw_only=True):
     """A service by its name."""
 
     service_name: str
     namespace: str | None = None
 
 
-class K8sServiceSelector(_Part, frozen=True, kw_only=True):
+class K8sServiceSelector(Part, frozen=True, kw_only=True):
     """Services by their labels."""
 
     selector: LabelSelector
     namespace: str | None = None
 
 
-class ServiceItem(_Part, frozen=True, kw_only=True):
+class ServiceItem(Part, frozen=True, kw_only=True):
     """Services whose backends are meant."""
 
     k8s_service: K8sService | None = None
     k8s_service_selector: K8sServiceSelector | None = None
 
 
-class IngressDeny(_Part, frozen=True, kw_only=True):
+class IngressDeny(Part, frozen=True, kw_only=True):
     """One item of `ingressDeny`."""
 
     endpoints: list[LabelSelector] | None = msgspec.field(default=None, name="fromEndpoints")
@@ -184,7 +184,7 @@ class Ingress(IngressDeny, frozen=True, kw_only=True):
     authentication: Authentication | None = None
 
 
-class EgressDeny(_Part, frozen=True, kw_only=True):
+class EgressDeny(Part, frozen=True, kw_only=True):
     """One item of `egressDeny`."""
 
     endpoints: list[LabelSelector] | None = msgspec.field(default=None, name="toEndpoints")
@@ -210,20 +210,20 @@ class Egress(EgressDeny, frozen=True, kw_only=True):
 Item = Ingress | IngressDeny | Egress | EgressDeny
 
 
-class EnableDefaultDeny(_Part, frozen=True, kw_only=True):
+class EnableDefaultDeny(Part, frozen=True, kw_only=True):
     """Whether the rule's allows and denies close the direction for everything else."""
 
     ingress: bool | None = None
     egress: bool | None = None
 
 
-class Log(_Part, frozen=True, kw_only=True):
+class Log(Part, frozen=True, kw_only=True):
     """Text that flow logs carry."""
 
     value: Annotated[str, Meta(max_length=32)] = ""
 
 
-class CiliumRule(_Part, frozen=True, kw_only=True):
+class CiliumRule(Part, frozen=True, kw_only=True):
     """`spec`, or one of `specs`, of the two Cilium kinds."""
 
     endpoint_selector: LabelSelector | None = None
@@ -238,21 +238,21 @@ class CiliumRule(_Part, frozen=True, kw_only=True):
     log: Log | None = None
 
 
-class CiliumDocument(_Part, frozen=True, kw_only=True):
+class CiliumDocument(Part, frozen=True, kw_only=True):
     """What CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy hold beside their names."""
 
     spec: CiliumRule | None = None
     specs: list[CiliumRule] | None = None
 
 
-class IpBlock(_Part, frozen=True, kw_only=True):
+class IpBlock(Part, frozen=True, kw_only=True):
     """A prefix with holes."""
 
     cidr: str
     except_: list[str] | None = msgspec.field(default=None, name="except")
 
 
-class KubernetesPeer(_Part, frozen=True, kw_only=True):
+class KubernetesPeer(Part, frozen=True, kw_only=True):
     """Pods, namespaces, pods in namespaces, or a prefix."""
 
     pod_selector: LabelSelector | None = None
@@ -260,7 +260,7 @@ class KubernetesPeer(_Part, frozen=True, kw_only=True):
     ip_block: IpBlock | None = None
 
 
-class KubernetesPort(_Part, frozen=True, kw_only=True):
+class KubernetesPort(Part, frozen=True, kw_only=True):
     """A port, a range, a port's name, or every port of the protocol."""
 
     port: int | str | None = None
@@ -268,21 +268,21 @@ class KubernetesPort(_Part, frozen=True, kw_only=True):
     protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
 
 
-class KubernetesIngress(_Part, frozen=True, kw_only=True):
+class KubernetesIngress(Part, frozen=True, kw_only=True):
     """One item of `ingress`."""
 
     peers: list[KubernetesPeer] | None = msgspec.field(default=None, name="from")
     ports: list[KubernetesPort] | None = None
 
 
-class KubernetesEgress(_Part, frozen=True, kw_only=True):
+class KubernetesEgress(Part, frozen=True, kw_only=True):
     """One item of `egress`."""
 
     peers: list[KubernetesPeer] | None = msgspec.field(default=None, name="to")
     ports: list[KubernetesPort] | None = None
 
 
-class KubernetesSpec(_Part, frozen=True, kw_only=True):
+class KubernetesSpec(Part, frozen=True, kw_only=True):
     """`spec` of a NetworkPolicy."""
 
     pod_selector: LabelSelector
@@ -291,19 +291,7 @@ class KubernetesSpec(_Part, frozen=True, kw_only=True):
     egress: list[KubernetesEgress] | None = None
 
 
-class KubernetesDocument(_Part, frozen=True, kw_only=True):
+class KubernetesDocument(Part, frozen=True, kw_only=True):
     """What a NetworkPolicy holds beside its name."""
 
     spec: KubernetesSpec
-
-
-class CidrGroupSpec(_Part, frozen=True, kw_only=True):
-    """`spec` of a CiliumCIDRGroup."""
-
-    external_cidrs: Annotated[list[str], Meta(max_length=4000)] = msgspec.field(name="externalCIDRs")
-
-
-class CidrGroupDocument(_Part, frozen=True, kw_only=True):
-    """What a CiliumCIDRGroup holds beside its name."""
-
-    spec: CidrGroupSpec

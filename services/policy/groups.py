@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from services.policy.documents import CidrGroupSpec
+import msgspec
+from msgspec import Meta
+
+from services.policy.documents import Part
 from services.policy.labels import GROUP_NAME, Identity, Label, cidr_label, make_identity, network, parse_label
 from services.policy.ports import refuse
 from services.policy.rules import CidrGroup, Reader
+
+
+class CidrGroupSpec(Part, frozen=True, kw_only=True):
+    """`spec` of a CiliumCIDRGroup."""
+
+    external_cidrs: Annotated[list[str], Meta(max_length=4000)] = msgspec.field(name="externalCIDRs")
+
+
+class CidrGroupDocument(Part, frozen=True, kw_only=True):
+    """What a CiliumCIDRGroup holds beside its name."""
+
+    spec: CidrGroupSpec
 
 
 def read(spec: CidrGroupSpec, metadata: Mapping[str, Any], reader: Reader) -> CidrGroup:

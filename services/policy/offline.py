@@ -69,6 +69,10 @@ class World:
         """Return the workloads, sorted; the reserved `init` is among them."""
         return sorted(number for number in self._view.model.identities if is_subject(number))
 
+    def prefixes(self) -> Mapping[str, int]:
+        """Return the prefixes that documents name now, each with the identity that stands for it."""
+        return {prefix: self._view.numbers[prefix] for prefix in self._view.named}
+
     def identity_of(self, address: Address) -> int:
         """Return who stands behind an address of no workload: the longest prefix that a document names, else the world."""
         host = network(address)

@@ -7,8 +7,8 @@ from typing import Any
 
 from fairlead.codec import from_builtins
 from fairlead.schema.policy import PolicyObject, PolicyReference
-from services.policy import cilium, groups, kubernetes
-from services.policy.documents import CidrGroupDocument, CiliumDocument, KubernetesDocument
+from services.policy import cilium, groups, kubernetes, trials
+from services.policy.documents import CiliumDocument, KubernetesDocument
 from services.policy.labels import DEFAULT_NAMESPACE
 from services.policy.limits import limits
 from services.policy.ports import refuse
@@ -32,8 +32,10 @@ def parse(document: PolicyObject, translation: Translation) -> Policy:
     """
     reader = Reader(reference_of(document), translation)
     if document.kind == CIDR_GROUP:
-        group = groups.read(_typed(document, CidrGroupDocument).spec, document.metadata, reader)
-        return Policy(reader.reference, (), tuple(reader.warnings), group=group)
+        group = groups.read(_typed(document, groups.CidrGroupDocument).spec, document.metadata, reader)
+        return Policy(
+            reader.reference, (), tuple(reader.warnings), group=group, trials=trials.read(document.tests, reader)
+        )
     if document.kind == KUBERNETES:
         rules = kubernetes.read(_typed(document, KubernetesDocument).spec, reader)
     else:
@@ -41,7 +43,8 @@ def parse(document: PolicyObject, translation: Translation) -> Policy:
         rules = cilium.read(typed, reader)
         reader.warnings += limits(typed)
     warnings = tuple(dict.fromkeys(reader.warnings))
-    return Policy(reader.reference, tuple(rules), warnings, tuple(reader.expected))
+    tests = trials.read(document.tests, reader)
+    return Policy(reader.reference, tuple(rules), warnings, tuple(reader.expected), trials=tests)
 
 
 def reference_of(document: PolicyObject) -> PolicyReference:

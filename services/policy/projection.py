@@ -109,6 +109,14 @@ class Projection:
         except TimeoutError as error:
             raise Unavailable("policies have not been read yet: the store or the bus is away") from error
 
+    async def caught_up(self, revision: int) -> None:
+        """Wait until documents as of `revision` have been read. Raises Unavailable when that takes long."""
+        try:
+            async with asyncio.timeout(_READY_S), self._resolved:
+                await self._resolved.wait_for(lambda: self._revision >= revision)
+        except TimeoutError as error:
+            raise Unavailable(f"policies as of revision {revision} have not been read yet") from error
+
     async def settled(self, revision: int) -> None:
         """Wait until documents as of `revision` are resolved, and rows and prefixes are written."""
         async with self._resolved:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from fairlead.errors import InvalidInput
 from fairlead.schema.policy import Direction, PolicyReference
-from services.policy.labels import NAMESPACE_LABELS, Label, network
+from services.policy.labels import NAMESPACE_LABELS, Identity, Label, Network, network
 from services.policy.ports import EVERYTHING, PortMatch, refuse
 from services.policy.selector import Operator, Requirement, Selector, split_key
 
@@ -112,6 +112,22 @@ class CidrGroup:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A test that a document carries: what is to become of one connection."""
+
+    line: str
+    """The document's name, the test's place in it and what it says."""
+    source: Identity | Network
+    destination: Identity | Network
+    """A workload by its labels or a reserved identity; or an address."""
+    protocol: int
+    port: int
+    allowed: bool
+    direction: Direction | None = None
+    """Which end is asked; None: both must allow."""
+
+
+@dataclass(frozen=True)
 class Policy:
     """A document that has been understood; a group of prefixes has no rules."""
 
@@ -120,6 +136,7 @@ class Policy:
     warnings: tuple[str, ...] = ()
     expected: tuple[Expected, ...] = ()
     group: CidrGroup | None = None
+    trials: tuple[Trial, ...] = ()
 
     @property
     def prefixes(self) -> set[str]:
@@ -144,8 +161,7 @@ class Reader:
 
     def origin(self, part: str) -> str:
         """Return the provenance text of one item."""
-        name = f"{self.namespace}/{self.reference.name}" if self.namespace else self.reference.name
-        return f"{self.reference.kind} {name} {part}"
+        return f"{title(self.reference)} {part}"
 
     def prefix(self, text: str, path: str) -> str:
         """Return the prefix in canonical text; a bare address is a host prefix, host bits are cut off with a warning."""
@@ -159,6 +175,12 @@ class Reader:
         if text.partition("/")[0] != canonical.partition("/")[0] and numbers.version == 4:
             self.warnings.append(f"`{path}`: {text} has host bits and is read as {canonical}")
         return canonical
+
+
+def title(reference: PolicyReference) -> str:
+    """Return kind and name as people read them."""
+    name = f"{reference.namespace}/{reference.name}" if reference.namespace else reference.name
+    return f"{reference.kind} {name}"
 
 
 def prefix_text(version: int, first: int, length: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -11,31 +10,31 @@ from fairlead import codec, telemetry
 from fairlead.bus import Bus, Route, route
 from fairlead.clock import Clock
 from fairlead.errors import Conflict, InvalidInput
-from fairlead.mirror import Mirror
 from fairlead.schema.base import Empty
-from fairlead.schema.datapath import REALISED, RealisedRow
-from fairlead.schema.identity import ADDRESSES, AddressGroup
 from fairlead.schema.policy import (
     APPLY,
     DELETE,
+    FORCE_APPLY,
+    FORCE_DELETE,
     POLICIES,
     POLICY_PUBLISHED,
     POLICY_WITHDRAWN,
     ApplyPolicy,
     DeletePolicy,
-    NodeRealised,
     PolicyApplied,
     PolicyList,
     PolicyObject,
     PolicyReference,
 )
+from services.policy.gate import check_groups, failing_tests
 from services.policy.parse import normal_reference, parse
 from services.policy.projection import Projection
-from services.policy.realised import Hosting, confirmations
-from services.policy.rules import Policy, Translation
+from services.policy.rules import Policy, Translation, title
 from services.policy.store import Found, PolicyStore, StoredDocument, policy_key
+from services.policy.waiting import Waiting
 
 _TRIES = 5
+_TOLD_TESTS = 5
 
 
 class PolicyService:
@@ -47,54 +46,80 @@ class PolicyService:
         self._store = store
         self._projection = projection
         self._translation = translation
-        self._hosting = Hosting()
-        self._heard = asyncio.Event()
-        self.realised = Mirror(bus.bucket(REALISED), on_change=self._on_realised, clock=clock)
-        self.addresses = Mirror(bus.bucket(ADDRESSES), on_change=self._on_addresses, clock=clock)
-
-    async def _on_addresses(self, group: str, row: AddressGroup | None) -> None:
-        self._hosting.take(group, row)
-        self._heard.set()
-
-    async def _on_realised(self, _node: str, _row: RealisedRow | None) -> None:
-        self._heard.set()
+        self.waiting = Waiting(projection, bus, clock)
+        self._committed = 0
+        """The newest revision that this process has committed itself."""
 
     async def apply(self, ask: ApplyPolicy) -> PolicyApplied:
-        """Store a document. Raises InvalidInput naming the field, Conflict when others change it all the time."""
+        """Store a document. Raises InvalidInput naming the field or the test that fails, Conflict."""
+        return await self._apply(ask, forced=False)
+
+    async def force_apply(self, ask: ApplyPolicy) -> PolicyApplied:
+        """Store a document although tests fail. Raises InvalidInput naming the field, Conflict."""
+        return await self._apply(ask, forced=True)
+
+    async def delete(self, ask: DeletePolicy) -> PolicyApplied:
+        """Remove a document; one that is not there counts as removed. Raises InvalidInput, Conflict."""
+        return await self._delete(ask, forced=False)
+
+    async def force_delete(self, ask: DeletePolicy) -> PolicyApplied:
+        """Remove a document although tests of others fail. Raises InvalidInput, Conflict."""
+        return await self._delete(ask, forced=True)
+
+    async def _apply(self, ask: ApplyPolicy, *, forced: bool) -> PolicyApplied:
         policy = self._understood(ask.document)
-        await self._projection.ready()
-        self._projection.view.check_groups(policy)
-        before = self._selected_now(policy.reference)
+        await self._ready()
+        failing = self._failing(policy.reference, policy, ask.document, forced=forced)
+        before = self.waiting.selected_now(policy.reference)
         await self._store.number(policy.prefixes)
-        stored = StoredDocument(document=ask.document, author=ask.author, trace=telemetry.traceparent())
+        stored = StoredDocument(
+            document=ask.document, author=ask.author, trace=telemetry.traceparent(), forced=bool(failing)
+        )
         revision, changed = await self._put(policy.reference, stored)
         answer = PolicyApplied(
             policy=policy.reference,
             revision=revision,
             changed=changed,
             identities=tuple(sorted(self._projection.view.model.selected(policy))),
-            warnings=self._projection.view.remarks(policy),
+            warnings=(*failing, *self._projection.view.remarks(policy)),
         )
-        return await self._realise(answer, before, ask.wait_s)
+        return await self.waiting.realise(answer, before, ask.wait_s)
 
-    async def delete(self, ask: DeletePolicy) -> PolicyApplied:
-        """Remove a document; one that is not there counts as removed. Raises InvalidInput, Conflict."""
+    async def _delete(self, ask: DeletePolicy, *, forced: bool) -> PolicyApplied:
         reference = normal_reference(ask.policy.kind, ask.policy.name, ask.policy.namespace)
-        await self._projection.ready()
-        users = self._projection.view.denied_by(reference)
-        if users:
-            raise InvalidInput(f"`policy`: {', '.join(users)} would no longer deny anything: change them first")
-        before = self._selected_now(reference)
+        await self._ready()
+        failing = self._failing(reference, None, None, forced=forced)
+        before = self.waiting.selected_now(reference)
         revision, changed = await self._remove(reference)
-        warnings = () if changed else (f"there is no {reference.kind} {policy_key(reference).rpartition('/')[2]}",)
+        missing = () if changed else (f"there is no {title(reference)}",)
         answer = PolicyApplied(
             policy=reference,
             revision=revision,
             changed=changed,
             identities=tuple(sorted(before)),
-            warnings=warnings,
+            warnings=(*missing, *failing),
         )
-        return await self._realise(answer, before, ask.wait_s)
+        return await self.waiting.realise(answer, before, ask.wait_s)
+
+    async def _ready(self) -> None:
+        """Return when what this process has committed is among what decisions are made by. Raises Unavailable."""
+        await self._projection.ready()
+        await self._projection.caught_up(self._committed)
+
+    def _failing(
+        self, reference: PolicyReference, policy: Policy | None, document: PolicyObject | None, *, forced: bool
+    ) -> tuple[str, ...]:
+        """Return the tests that the change fails, where it is forced. Raises InvalidInput where it is not."""
+        view = self._projection.view
+        check_groups(view, reference, policy)
+        stands = view.documents.get(policy_key(reference))
+        if (stands.document if stands else None) == document:
+            return ()
+        failing = failing_tests(view, reference, policy)
+        if failing and not forced:
+            more = f", and {len(failing) - _TOLD_TESTS} more" if len(failing) > _TOLD_TESTS else ""
+            raise InvalidInput(f"{'; '.join(failing[:_TOLD_TESTS])}{more}")
+        return tuple(f"forced: {text}" for text in failing)
 
     async def published(self, document: PolicyObject) -> PolicyApplied:
         """Store a document that another system has published."""
@@ -106,7 +131,7 @@ class PolicyService:
 
     async def list(self, _ask: Empty) -> PolicyList:
         """Return all documents that are in force, as of the newest revision that is resolved."""
-        await self._projection.ready()
+        await self._ready()
         view = self._projection.view
         found = (
             replace(stored, warnings=view.remarks(view.model.policies[key]))
@@ -119,6 +144,8 @@ class PolicyService:
         return (
             route(APPLY, self.apply),
             route(DELETE, self.delete),
+            route(FORCE_APPLY, self.force_apply),
+            route(FORCE_DELETE, self.force_delete),
             route(POLICIES, self.list),
             route(POLICY_PUBLISHED, self.published),
             route(POLICY_WITHDRAWN, self.withdrawn),
@@ -131,21 +158,16 @@ class PolicyService:
             raise InvalidInput(f"`document`: it holds values that have no wire form: {error}") from error
         return parse(document, self._translation)
 
-    def _selected_now(self, reference: PolicyReference) -> set[int]:
-        """Return the subjects of the policy as it is in force now."""
-        model = self._projection.view.model
-        policy = model.policies.get(policy_key(reference))
-        return model.selected(policy) if policy else set()
-
     async def _put(self, reference: PolicyReference, stored: StoredDocument) -> tuple[int, bool]:
         for _ in range(_TRIES):
             found = await self._found(reference)
             if found is not None and found.stored.document == stored.document:
                 return found.revision, False
             try:
-                return await self._store.put(reference, stored, found.revision if found else 0), True
+                self._committed = await self._store.put(reference, stored, found.revision if found else 0)
             except Conflict:
                 continue  # somebody else changed it between the two calls: look again
+            return self._committed, True
         raise Conflict(f"{policy_key(reference)} is changed by others all the time: try again")
 
     async def _remove(self, reference: PolicyReference) -> tuple[int, bool]:
@@ -154,9 +176,10 @@ class PolicyService:
             if not revision:
                 return self._projection.revision, False
             try:
-                return await self._store.delete(reference, revision, telemetry.traceparent()), True
+                self._committed = await self._store.delete(reference, revision, telemetry.traceparent())
             except Conflict:
                 continue  # somebody else changed it between the two calls: look again
+            return self._committed, True
         raise Conflict(f"{policy_key(reference)} is changed by others all the time: try again")
 
     async def _found(self, reference: PolicyReference) -> Found | None:
@@ -167,32 +190,3 @@ class PolicyService:
             revision = await self._store.revision(reference)
             empty = PolicyObject(apiVersion="", kind="", metadata={})
             return Found(StoredDocument(document=empty), revision)
-
-    async def _realise(self, answer: PolicyApplied, before: set[int], wait_s: float) -> PolicyApplied:
-        """Return the answer with what has been reached after at most `wait_s`."""
-        if not wait_s:
-            return answer
-        nodes: tuple[NodeRealised, ...] = ()
-        resolved = False
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._projection.settled(answer.revision)
-                resolved = True
-                wanted = self._revisions(before | set(answer.identities) | self._selected_now(answer.policy))
-                while True:
-                    nodes = self._confirmations(wanted)
-                    if self.addresses.complete and all(node.realised for node in nodes):
-                        break
-                    self._heard.clear()
-                    await self._heard.wait()
-        except TimeoutError:
-            pass  # the answer names what is missing
-        identities = tuple(sorted({*answer.identities, *self._selected_now(answer.policy)}))
-        return replace(answer, resolved=resolved, nodes=nodes, identities=identities)
-
-    def _revisions(self, identities: set[int]) -> dict[int, int]:
-        rows = self._projection.rows.rows
-        return {number: rows[str(number)].revision for number in identities if str(number) in rows}
-
-    def _confirmations(self, wanted: dict[int, int]) -> tuple[NodeRealised, ...]:
-        return confirmations(wanted, self._hosting, self.realised.rows)

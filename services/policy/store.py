@@ -34,6 +34,8 @@ class StoredDocument(Message, frozen=True, kw_only=True):
     document: PolicyObject
     author: str = ""
     trace: str = ""
+    forced: bool = False
+    """Whether it was stored against tests that failed."""
 
 
 class Deletion(Message, frozen=True, kw_only=True):

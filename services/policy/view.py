@@ -19,7 +19,7 @@ from services.policy.model import Model, reserved_identities
 from services.policy.parse import parse, reference_of
 from services.policy.ports import refuse
 from services.policy.resolve import Enforcement
-from services.policy.rules import CIDR_GROUP, CidrGroup, Policy, Translation
+from services.policy.rules import CIDR_GROUP, CidrGroup, Policy, Translation, title
 from services.policy.store import CIDRS, DELETION, POLICIES, Deletion, decode_document, decode_number
 
 
@@ -29,6 +29,7 @@ class View:
     def __init__(self, identities_prefix: str, translation: Translation, enforcement: Enforcement) -> None:
         self._identities_prefix = identities_prefix
         self._translation = translation
+        self.enforcement = enforcement
         self.model = Model(enforcement)
         self.documents: dict[str, StoredPolicy] = {}
         self.numbers: dict[str, int] = {}
@@ -124,6 +125,7 @@ class View:
                 revision=item.revision,
                 author=stored.author,
                 trace=stored.trace,
+                forced=stored.forced,
             ),
         )
 
@@ -170,14 +172,16 @@ class View:
                     expected.path, f"there is no {expected.what}, and a deny of nobody denies nothing: apply it first"
                 )
 
-    def denied_by(self, group: PolicyReference) -> list[str]:
-        """Return the keys of the policies that deny by a group of prefixes."""
-        what = f"{CIDR_GROUP} {group.name}" if group.kind == CIDR_GROUP else ""
-        return sorted(
-            key
-            for key, policy in self.model.policies.items()
+    def check_unused(self, reference: PolicyReference) -> None:
+        """Raise InvalidInput if the document is a group of prefixes that policies deny by."""
+        what = f"{CIDR_GROUP} {reference.name}"
+        users = sorted(
+            title(policy.reference)
+            for policy in self.model.policies.values()
             if any(expected.deny and expected.what == what for expected in policy.expected)
         )
+        if users and reference.kind == CIDR_GROUP:
+            refuse("policy", f"{', '.join(users)} would no longer deny anything: change them first")
 
     def understand(self, document: PolicyObject) -> Policy:
         """Return the policy in a document. Raises InvalidInput."""
