@@ -3,7 +3,7 @@ PY := .venv/bin/python
 BIN := .venv/bin
 CODE := fairlead services clients tests
 BPF = $(shell find services/datapath/bpf -name '*.[ch]' -not -path '*/shim/*')
-.PHONY: all setup fmt check generated test lab lab-down bench bench-control
+.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-datapath
 .NOTPARALLEL:
 
 all: check test
@@ -37,7 +37,10 @@ lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it runni
 lab-down:  ## remove what a lab has left behind
 	/usr/bin/python3 -m tests.lab.down
 
-bench: setup bench-control  ## all measurements
+bench: setup bench-control bench-datapath  ## all measurements
 
 bench-control: setup  ## publish to realised, attach, memory
 	$(PY) -m tests.bench.control
+
+bench-datapath: setup  ## cost per packet, per connection and per change; ARGS="--only program" runs one part
+	$(PY) -m tests.bench.datapath $(ARGS)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fairlead import codec
 from fairlead.address import Address, Prefix
-from fairlead.bus import route
+from fairlead.bus import Bus, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import SystemClock
 from fairlead.schema import datapath as topics
@@ -52,8 +52,8 @@ def entry(direction: int, identity: int = 0, protocol: int = 0, port: int = 0, *
 class Control:
     """Identity, ipam and policy, as far as a node sees them."""
 
-    def __init__(self, hub: Hub) -> None:
-        self.bus = MemoryBus(hub)
+    def __init__(self, hub: Hub, bus: Bus | None = None) -> None:
+        self.bus: Bus = bus or MemoryBus(hub)
         self.revision = 100
         self.numbers: dict[tuple[str, ...], int] = {}
         self.registered: list[RegisterEndpoint] = []
