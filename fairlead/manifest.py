@@ -90,17 +90,24 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def read(text: str, origin: str) -> list[PolicyObject]:
-    """Return the policies in a file. Raises InvalidInput naming `origin`, the document and the field."""
+def load(text: str, origin: str) -> list[Any]:
+    """Return the documents in a file, whatever they are. Raises InvalidInput naming `origin`."""
     if len(text) > codec.MAX_MESSAGE_BYTES:
         raise InvalidInput(f"{origin}: larger than {codec.MAX_MESSAGE_BYTES} bytes: split it")
     try:
         documents = list(yaml.load_all(text, _Loader))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InvalidInput(f"{origin}: {' '.join(str(error).split())}") from error
+    for number, document in enumerate(documents, 1):
+        _refuse_expansion(document, f"{origin}, document {number}")
+    return documents
+
+
+def read(text: str, origin: str) -> list[PolicyObject]:
+    """Return the policies in a file. Raises InvalidInput naming `origin`, the document and the field."""
     found = [
         one
-        for number, document in enumerate(documents, 1)
+        for number, document in enumerate(load(text, origin), 1)
         for one in _objects(document, f"{origin}, document {number}")
     ]
     if not found:
@@ -111,7 +118,6 @@ def read(text: str, origin: str) -> list[PolicyObject]:
 def _objects(document: object, where: str) -> Iterator[PolicyObject]:
     if document is None:  # `---` at the end or twice
         return
-    _refuse_expansion(document, where)
     if not isinstance(document, dict):
         raise InvalidInput(
             f"{where}: a policy begins with `apiVersion:` and `kind:`, this is a {type(document).__name__}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from clients.cli import command, output
+from clients.cli import command, output, policy_check
 from clients.cli.output import Answer, Exit
 from clients.cli.session import Session
 from fairlead import codec, manifest
@@ -186,7 +186,7 @@ def _selection(parser: argparse.ArgumentParser) -> None:
 
 
 def register(commands: command.Subcommands) -> None:
-    """Declare `policy apply`, `policy get` and `policy delete`."""
+    """Declare `policy apply`, `get`, `delete` and `check`."""
     group = command.group(commands, "policy", "rules", "fairlead policy apply -f policy.yaml --wait")
     applying = command.add(
         group, "apply", apply, "store policies", "fairlead policy apply -f policy.yaml --wait --timeout 10"
@@ -197,3 +197,4 @@ def register(commands: command.Subcommands) -> None:
     deleting = command.add(group, "delete", delete, "remove policies", "fairlead policy delete db-ingress --wait")
     _selection(deleting)
     _file_options(deleting, required=False)
+    policy_check.register(group)
