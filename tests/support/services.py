@@ -25,12 +25,17 @@ class ServiceProcess:
         self._env = {**os.environ, **{f"FAIRLEAD_{name}": value for name, value in settings.items()}}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> ServiceProcess:
-        """Start it, and return when its health file is there."""
+    def launch(self) -> ServiceProcess:
+        """Start it, and return at once."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._inside, sys.executable, "-m", f"services.{self.service}"], env=self._env, stdout=log, stderr=log
             )
+        return self
+
+    def start(self) -> ServiceProcess:
+        """Start it, and return when its health file is there."""
+        self.launch()
         deadline = time.monotonic() + START_S
         while not self.health():
             assert self.alive, f"{self.service} ended:\n{self.log.read_text()[-3000:]}"
