@@ -38,7 +38,9 @@ def _text(info: inspect.StrType) -> Plain:
     longest = 1000 if info.max_length is None else info.max_length
     if not info.pattern:
         return st.text(min_size=info.min_length or 0, max_size=min(longest, 20))
-    return st.from_regex(re.compile(info.pattern, re.ASCII), fullmatch=True).filter(lambda text: len(text) <= longest)
+    found = st.from_regex(re.compile(info.pattern, re.ASCII), fullmatch=True)
+    # by ASCII alone, a negated class would take the blanks of other scripts
+    return found.filter(lambda text: len(text) <= longest and re.search(info.pattern, text) is not None)
 
 
 def _integer(info: inspect.IntType) -> Plain:
