@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -98,6 +99,11 @@ class StoredPolicy(Message, frozen=True, kw_only=True):
     trace: str = ""
     forced: bool = False
     """Whether it was stored against tests that failed."""
+    stage: Text = "live"
+    """`live`; `audit`: it denies nothing until `audit_until`; `staged`: it does nothing."""
+    audit_until: datetime | None = None
+    expires: datetime | None = None
+    """When it ends by itself."""
     warnings: tuple[str, ...] = ()
     """What of it cannot be carried out as written here, and what it finds nobody by now."""
 
@@ -128,6 +134,14 @@ class PolicyEntry(Message, frozen=True, kw_only=True, array_like=True):
     origins: tuple[int, ...] = ()
 
 
+class StagedPolicy(Message, frozen=True, kw_only=True):
+    """What a row would say if every document that is audited or staged were enforced; `origins` are the row's."""
+
+    entries: tuple[PolicyEntry, ...]
+    ingress_default_deny: tuple[int, ...] = ()
+    egress_default_deny: tuple[int, ...] = ()
+
+
 class PolicyRow(Row, frozen=True, kw_only=True):
     """All that policy says of one subject identity.
 
@@ -141,6 +155,8 @@ class PolicyRow(Row, frozen=True, kw_only=True):
     """Provenance texts, for instance `CiliumNetworkPolicy default/clustermesh-ingress-l4-policy ingress[0]`."""
     ingress_default_deny: tuple[int, ...] = ()
     egress_default_deny: tuple[int, ...] = ()
+    staged: StagedPolicy | None = None
+    """None: nothing that selects the subject is audited or staged. It is never enforced, only reported."""
 
 
 class CidrRow(Row, frozen=True, kw_only=True):

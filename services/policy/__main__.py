@@ -47,6 +47,7 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
         "addresses": service.waiting.addresses.run,
         "announce rows": projection.rows.run,
         "announce prefixes": projection.cidrs.run,
+        "keep time": projection.keep_time,
         "order prefixes": projection.announce_cidrs,
         "forget prefixes": lambda: projection.forget_prefixes(settings.prefix_grace_s),
         "follow": follower.run,

@@ -10,6 +10,7 @@ from fairlead.schema.policy import PolicyObject, PolicyReference
 from services.policy import cilium, groups, kubernetes, trials
 from services.policy.documents import CiliumDocument, KubernetesDocument
 from services.policy.labels import DEFAULT_NAMESPACE
+from services.policy.life import Life, read_life
 from services.policy.limits import limits
 from services.policy.ports import refuse
 from services.policy.rules import (
@@ -31,20 +32,29 @@ def parse(document: PolicyObject, translation: Translation) -> Policy:
     What this installation has no proxy, authenticator or resolver for is understood all the same; `warnings` say what becomes of it.
     """
     reader = Reader(reference_of(document), translation)
+    life = read_life(document.metadata)
+    group, rules = None, []
     if document.kind == CIDR_GROUP:
+        if life != Life():
+            refuse("metadata.annotations", "a group of prefixes is not audited or staged and does not expire")
         group = groups.read(_typed(document, groups.CidrGroupDocument).spec, document.metadata, reader)
-        return Policy(
-            reader.reference, (), tuple(reader.warnings), group=group, trials=trials.read(document.tests, reader)
-        )
-    if document.kind == KUBERNETES:
+    elif document.kind == KUBERNETES:
         rules = kubernetes.read(_typed(document, KubernetesDocument).spec, reader)
     else:
         typed = _typed(document, CiliumDocument)
         rules = cilium.read(typed, reader)
         reader.warnings += limits(typed)
-    warnings = tuple(dict.fromkeys(reader.warnings))
-    tests = trials.read(document.tests, reader)
-    return Policy(reader.reference, tuple(rules), warnings, tuple(reader.expected), trials=tests)
+    policy = Policy(
+        reader.reference,
+        tuple(rules),
+        tuple(dict.fromkeys(reader.warnings)),
+        tuple(reader.expected),
+        group,
+        trials.read(document.tests, reader),
+        audit_until=life.audit_until,
+        expires=life.expires,
+    )
+    return policy.at(life.stage)
 
 
 def reference_of(document: PolicyObject) -> PolicyReference:

@@ -18,7 +18,7 @@ from fairlead.bus import Bucket
 from fairlead.clock import Clock
 from fairlead.errors import Conflict, Unavailable
 from fairlead.kv import Change, Item
-from fairlead.schema.policy import CidrRows, PolicyRow
+from fairlead.schema.policy import CidrRows, PolicyRow, StoredPolicy
 from services.policy.model import is_subject
 from services.policy.store import POLICIES, PolicyStore
 from services.policy.view import View
@@ -26,6 +26,7 @@ from services.policy.view import View
 _RETRY_S = 0.5
 _READY_S = 2.0
 _FORGET_EVERY_S = 5.0
+_TIME_EVERY_S = 1.0
 _HELD_ROWS = 20
 _HELD_SHARE = 0.5
 ALL = "all"
@@ -61,6 +62,8 @@ class Projection:
         self._read = False
         self._ready = asyncio.Event()
         self._held = False
+        self._turn = asyncio.Lock()
+        """One change at a time, time included."""
         self._revision = 0
         self._resolved = asyncio.Condition()
         self._wanted_cidrs = CidrRows()
@@ -76,9 +79,14 @@ class Projection:
         """Make everything anew from a complete listing; rows that come to the same keep revision and trace."""
         if not self._read:
             await self._read_buckets()
+        async with self._turn:
+            await self._take_all(items, revision)
+
+    async def _take_all(self, items: Mapping[str, Item], revision: int) -> None:
         view = self._new_view()
         view.take_items(items.values())
         view.number_prefixes(await self._store.number(view.unnumbered))
+        view.pass_time(self._clock.now())
         view.model.take_pending()
         self.view = view
         documents = view.documents.values()
@@ -89,17 +97,43 @@ class Projection:
 
     async def on_changes(self, changes: tuple[Change, ...]) -> None:
         """Work one batch of changes into the rows that they concern."""
+        async with self._turn:
+            await self._take_some(changes)
+
+    async def _take_some(self, changes: tuple[Change, ...]) -> None:
         trace = self.view.take_changes(changes)
         missing = self.view.unnumbered
         if missing:
             self.view.number_prefixes(await self._store.number(missing))
         revision = changes[-1].revision
+        self._work(revision, trace)
+        if any(change.key.startswith(POLICIES) for change in changes):
+            await self._advance(revision)
+
+    def _work(self, revision: int, trace: str) -> None:
+        self.view.pass_time(self._clock.now())
         if self._held:
             self._replace(revision, trace)
         else:
             self._update(self.view.model.take_pending(), revision, trace)
-        if any(change.key.startswith(POLICIES) for change in changes):
-            await self._advance(revision)
+
+    async def keep_time(self) -> None:
+        """Let time change what it changes: end audits, and remove documents whose time is over; for ever."""
+        while True:
+            await self._clock.sleep(_TIME_EVERY_S)
+            if not self._ready.is_set():
+                continue
+            async with self._turn:
+                if self.view.pass_time(self._clock.now()):
+                    self._work(self._revision, "")
+            for stored in self.view.expired(self._clock.now()):
+                await self._expire(stored)
+
+    async def _expire(self, stored: StoredPolicy) -> None:
+        try:
+            await self._store.delete(stored.policy, stored.revision, "")
+        except (Conflict, Unavailable):
+            return  # another replica was faster, it has changed, or the store is away: the next round looks again
 
     async def ready(self) -> None:
         """Return when the store has been read once. Raises Unavailable when that takes long."""
@@ -224,6 +258,8 @@ class Projection:
         unreadable = self.view.unreadable
         detail = "; ".join(f"{key}: {problem}" for key, problem in sorted(unreadable.items())[:3])
         self._report("store contents", not unreadable, f"{len(unreadable)} unusable: {detail}" if unreadable else "")
+        audited = self.view.audited()
+        self._report("audit", not audited, f"denying nothing: {'; '.join(audited)}" if audited else "")
         self._want_cidrs(revision, trace)
 
     def _want_cidrs(self, revision: int, trace: str) -> None:

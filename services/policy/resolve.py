@@ -5,17 +5,17 @@ A row depends on nothing but its arguments, and equal arguments give equal rows,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from fairlead.schema.base import IdentityId
 from fairlead.schema.identity import HOST, UNKNOWN
-from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow
+from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow, StagedPolicy
 from services.policy.labels import Identity
 from services.policy.ports import PortMatch
-from services.policy.rules import Proxy, Rule, Traffic
+from services.policy.rules import Proxy, Rule, Stage, Traffic
 from services.policy.selector import WILDCARD, Selector
 
 LOCALHOST = "built-in: a host may reach its own workloads"
@@ -89,16 +89,37 @@ class World:
 def resolve(subject: Identity, rules: Iterable[Rule], world: World, enforcement: Enforcement) -> PolicyRow:
     """Return the row of the subject; `rules` are those that select it. Revision and trace are left to the caller."""
     selecting = [rule for rule in rules if not rule.selects_hosts]
-    sides = [_Side(direction, subject, selecting, world, enforcement) for direction in Direction]
-    origins = sorted({origin for side in sides for origin in side.origins()})
+    live = [_Side(direction, subject, _live(selecting), world, enforcement) for direction in Direction]
+    staged: list[_Side] = []
+    if any(rule.stage is not Stage.LIVE for rule in selecting):
+        staged = [_Side(direction, subject, selecting, world, enforcement) for direction in Direction]
+    origins = sorted({origin for side in (*live, *staged) for origin in side.origins()})
     number = {origin: index for index, origin in enumerate(origins)}
     return PolicyRow(
         identity=IdentityId(subject.number),
-        entries=tuple(entry for side in sides for entry in side.encoded(number)),
+        entries=tuple(entry for side in live for entry in side.encoded(number)),
         origins=tuple(origins),
-        ingress_default_deny=tuple(sorted(number[origin] for origin in sides[0].closed_by)),
-        egress_default_deny=tuple(sorted(number[origin] for origin in sides[1].closed_by)),
+        ingress_default_deny=live[0].closed(number),
+        egress_default_deny=live[1].closed(number),
+        staged=_staged(staged, number) if staged else None,
     )
+
+
+def _staged(sides: Sequence[_Side], number: Mapping[str, int]) -> StagedPolicy:
+    return StagedPolicy(
+        entries=tuple(entry for side in sides for entry in side.encoded(number)),
+        ingress_default_deny=sides[0].closed(number),
+        egress_default_deny=sides[1].closed(number),
+    )
+
+
+def _live(rules: Iterable[Rule]) -> list[Rule]:
+    """Return the rules that take effect; those that are audited close no direction."""
+    return [
+        replace(rule, default_deny=False, silent=True) if rule.stage is Stage.AUDIT else rule
+        for rule in rules
+        if rule.stage is Stage.LIVE or (rule.stage is Stage.AUDIT and not rule.deny)
+    ]
 
 
 class _Side:
@@ -127,6 +148,10 @@ class _Side:
         """Return every origin that the direction refers to."""
         return self.closed_by | {origin for effect in self.entries.values() for origin in effect.origins}
 
+    def closed(self, number: Mapping[str, int]) -> tuple[int, ...]:
+        """Return who closed the direction, by number."""
+        return tuple(sorted(number[origin] for origin in self.closed_by))
+
     def encoded(self, number: Mapping[str, int]) -> list[PolicyEntry]:
         """Return the entries in the form of a row, sorted."""
         return [
@@ -146,6 +171,8 @@ class _Side:
     def _add_rule(self, rule: Rule) -> None:
         for traffic in rule.traffic:
             lacking = self._enforcement.lacking(rule, traffic)
+            if lacking and rule.silent:
+                continue
             origin = f"{rule.origin} (closed: {lacking})" if lacking else rule.origin
             for key in self._keys(rule, traffic):
                 # A deny in place of a redirect decides the same packets: both beat every plain allow.

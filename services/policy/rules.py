@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -58,6 +59,14 @@ class Proxy(StrEnum):
     LISTENER = "listener"
 
 
+class Stage(StrEnum):
+    """What of a document takes effect."""
+
+    LIVE = "live"
+    AUDIT = "audit"  # it allows, and only reports what it would deny
+    STAGED = "staged"  # nothing; it only reports what would come of it
+
+
 @dataclass(frozen=True)
 class Traffic:
     """What a rule matches of its peers' traffic, and whether a proxy gets it; the higher precedence wins among allows."""
@@ -86,6 +95,9 @@ class Rule:
     """A host policy: it selects nodes, never workloads."""
     authenticates: bool = False
     """Whether peers must prove who they are."""
+    stage: Stage = Stage.LIVE
+    silent: bool = False
+    """Whether it denies nothing, not even for want of a proxy."""
 
     @property
     def prefixes(self) -> set[str]:
@@ -137,6 +149,17 @@ class Policy:
     expected: tuple[Expected, ...] = ()
     group: CidrGroup | None = None
     trials: tuple[Trial, ...] = ()
+    stage: Stage = Stage.LIVE
+    audit_until: datetime | None = None
+    """From when on an audited document is enforced."""
+    expires: datetime | None = None
+    """From when on the document is gone."""
+
+    def at(self, stage: Stage) -> Policy:
+        """Return the policy, and each of its rules, at that stage."""
+        if self.stage is stage:
+            return self
+        return replace(self, stage=stage, rules=tuple(replace(rule, stage=stage) for rule in self.rules))
 
     @property
     def prefixes(self) -> set[str]:

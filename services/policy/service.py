@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec.structs import replace
-
 from fairlead import codec, telemetry
 from fairlead.bus import Bus, Route, route
 from fairlead.clock import Clock
@@ -133,11 +131,9 @@ class PolicyService:
         """Return all documents that are in force, as of the newest revision that is resolved."""
         await self._ready()
         view = self._projection.view
-        found = (
-            replace(stored, warnings=view.remarks(view.model.policies[key]))
-            for key, stored in sorted(view.documents.items())
+        return PolicyList(
+            policies=tuple(view.told(key) for key in sorted(view.documents)), revision=self._projection.revision
         )
-        return PolicyList(policies=tuple(found), revision=self._projection.revision)
 
     def routes(self) -> Sequence[Route]:
         """Return every topic with its handler."""

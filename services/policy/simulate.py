@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow
 
 
@@ -48,6 +50,19 @@ def simulate(rows: Mapping[int, PolicyRow], source: int, destination: int, proto
     return Simulation(
         egress=decide(leaving, Direction.EGRESS, destination, protocol, port) if leaving else UNENFORCED,
         ingress=decide(entering, Direction.INGRESS, source, protocol, port) if entering else UNENFORCED,
+    )
+
+
+def rehearsed(row: PolicyRow) -> PolicyRow:
+    """Return the row as it would be if all that is audited or staged were enforced."""
+    if row.staged is None:
+        return row
+    return replace(
+        row,
+        entries=row.staged.entries,
+        ingress_default_deny=row.staged.ingress_default_deny,
+        egress_default_deny=row.staged.egress_default_deny,
+        staged=None,
     )
 
 

@@ -16,7 +16,7 @@ from msgspec import Meta
 from fairlead.codec import from_builtins
 from fairlead.errors import InvalidInput
 from fairlead.schema.identity import FIRST_CIDR_IDENTITY, FIRST_CLUSTER_IDENTITY, RESERVED_LABELS, WORLD
-from fairlead.schema.policy import Direction
+from fairlead.schema.policy import Direction, PolicyRow
 from services.policy.documents import Part
 from services.policy.groups import cidr_identity
 from services.policy.labels import (
@@ -32,9 +32,9 @@ from services.policy.labels import (
 )
 from services.policy.ports import refuse
 from services.policy.resolve import Enforcement, World, resolve
-from services.policy.rules import Policy, Reader, Rule, Trial, title
+from services.policy.rules import Policy, Reader, Rule, Stage, Trial, title
 from services.policy.selector import Selector
-from services.policy.simulate import Decision, simulate
+from services.policy.simulate import Decision, rehearsed, simulate
 
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58}
 _RESERVED = {labels[0].removeprefix("reserved:"): number for number, labels in RESERVED_LABELS.items()}
@@ -124,13 +124,13 @@ class Court:
         self._policies = tuple(policies)
         self._enforcement = enforcement
 
-    def failure(self, trial: Trial) -> str:
-        """Return what is wrong, in one line; empty when the test passes."""
+    def failure(self, trial: Trial, *, rehearse: bool = False) -> str:
+        """Return what is wrong, in one line; empty when the test passes. `rehearse`: as if all that is audited were enforced."""
         ends = [self._identity(trial.source, _SOURCE), self._identity(trial.destination, _DESTINATION)]
         identities = {identity.number: identity for identity in ends}
         world = World(lambda wanted: [n for n, one in identities.items() if wanted.matches(one)], identities)
         rows = {
-            identity.number: resolve(identity, self._rules_of(identity), world, self._enforcement)
+            identity.number: self._row(identity, world, rehearse=rehearse)
             for end, identity in zip((trial.source, trial.destination), ends, strict=True)
             if _is_workload(end)
         }
@@ -145,6 +145,10 @@ class Court:
             return ""
         expected, got = ("allow", "deny") if trial.allowed else ("deny", "allow")
         return f"{trial.line} expects {expected} and gets {got}: {_why(decisions)}"
+
+    def _row(self, subject: Identity, world: World, *, rehearse: bool) -> PolicyRow:
+        row = resolve(subject, self._rules_of(subject), world, self._enforcement)
+        return rehearsed(row) if rehearse else row
 
     @cached_property
     def _by_subject(self) -> dict[Selector, list[Rule]]:
@@ -173,7 +177,7 @@ def broken(before: Mapping[str, Policy], after: Mapping[str, Policy], key: str, 
     """Return the tests that a change of one document fails: all of its own, and those of others that passed before."""
     old, new = before.get(key), after.get(key)
     then, now = Court(before.values(), enforcement), Court(after.values(), enforcement)
-    own = [now.failure(trial) for trial in (new.trials if new else ())]
+    own = [now.failure(trial, rehearse=new.stage is not Stage.LIVE) for trial in new.trials] if new else []
     others = (trial for name, policy in after.items() if name != key for trial in policy.trials)
     failing = (
         (trial, text)

@@ -5,8 +5,11 @@ An item that cannot be read never empties what was known under its key: the last
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from datetime import datetime
+
+from msgspec.structs import replace
 
 from fairlead import codec
 from fairlead.errors import FairleadError, InvalidInput
@@ -19,8 +22,14 @@ from services.policy.model import Model, reserved_identities
 from services.policy.parse import parse, reference_of
 from services.policy.ports import refuse
 from services.policy.resolve import Enforcement
-from services.policy.rules import CIDR_GROUP, CidrGroup, Policy, Translation, title
+from services.policy.rules import CIDR_GROUP, CidrGroup, Policy, Stage, Translation, title
 from services.policy.store import CIDRS, DELETION, POLICIES, Deletion, decode_document, decode_number
+
+_STAGE_REMARKS: Mapping[Stage, tuple[str, ...]] = {
+    Stage.LIVE: (),
+    Stage.AUDIT: ("audited: it denies nothing until its time is over, and is enforced from then on",),
+    Stage.STAGED: ("staged: it is evaluated and does nothing",),
+}
 
 
 class View:
@@ -39,6 +48,8 @@ class View:
         self._cidr_rows: tuple[CidrRow, ...] | None = None
         self._groups: dict[str, CidrGroup] = {}
         """Groups of prefixes by the key of their document."""
+        self._timed: set[str] = set()
+        """Keys of the documents that time changes."""
         for identity in reserved_identities():
             self.model.put_identity(identity)
 
@@ -136,6 +147,10 @@ class View:
         self.model.put_policy(key, policy)
         self.documents[key] = stored
         self._set_group(key, policy.group)
+        if policy.audit_until or policy.expires:
+            self._timed.add(key)
+        else:
+            self._timed.discard(key)
         return policy
 
     def remove_document(self, key: str) -> None:
@@ -144,6 +159,40 @@ class View:
         self.model.remove_policy(key)
         self.documents.pop(key, None)
         self._set_group(key, None)
+        self._timed.discard(key)
+
+    def pass_time(self, now: datetime) -> bool:
+        """Enforce the documents whose audit has ended; tell whether there were any."""
+        ended = [key for key in self._timed if (end := self.model.policies[key].audit_until) and end <= now]
+        over = [key for key in ended if self.model.policies[key].stage is Stage.AUDIT]
+        for key in over:
+            self.model.put_policy(key, self.model.policies[key].at(Stage.LIVE))
+        return bool(over)
+
+    def expired(self, now: datetime) -> list[StoredPolicy]:
+        """Return the documents whose time is over."""
+        over = [key for key in sorted(self._timed) if (end := self.model.policies[key].expires) and end <= now]
+        return [self.documents[key] for key in over]
+
+    def audited(self) -> list[str]:
+        """Return which documents deny nothing now, and until when, sorted."""
+        policies = (self.model.policies[key] for key in self._timed)
+        return sorted(
+            f"{title(policy.reference)} until {policy.audit_until.isoformat()}"
+            for policy in policies
+            if policy.stage is Stage.AUDIT and policy.audit_until
+        )
+
+    def told(self, key: str) -> StoredPolicy:
+        """Return a document with what is known of it now."""
+        policy = self.model.policies[key]
+        return replace(
+            self.documents[key],
+            warnings=self.remarks(policy),
+            stage=policy.stage.value,
+            audit_until=policy.audit_until,
+            expires=policy.expires,
+        )
 
     def _set_group(self, key: str, group: CidrGroup | None) -> None:
         """Take in a group, and give every prefix the labels of the groups that cover it now."""
@@ -161,7 +210,7 @@ class View:
             f"`{expected.path}`: there is no {expected.what} now: this {'denies' if expected.deny else 'allows'} nobody"
             for expected in self.model.unmet(policy)
         )
-        return (*policy.warnings, *missing)
+        return (*policy.warnings, *missing, *_STAGE_REMARKS[policy.stage])
 
     def check_groups(self, policy: Policy) -> None:
         """Raise InvalidInput if the policy denies by a group that does not exist: the deny would be none."""
