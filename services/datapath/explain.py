@@ -161,6 +161,9 @@ def describe(key: PolicyKey, value: PolicyValue) -> str:
     direction = "egress" if key.direction else "ingress"
     verdict = "deny" if value.deny else "allow"
     peer = f"identity {key.identity}" if key.identity else "any peer"
+    if key.port_bits:
+        last = key.port | 0xFFFF >> key.port_bits
+        return f"{direction} {verdict} {peer} {key.port}-{last}/{protocol_name(key.protocol)}"
     return f"{direction} {verdict} {peer} {port_name(key.protocol, key.port)}"
 
 

@@ -23,7 +23,7 @@ class KernelError(FairleadError):
 
 
 POLICY_MAP_CAPACITY = 16384
-"""Entries that one endpoint's policy map holds."""
+"""Entries that one endpoint's policy map holds; its map of port ranges holds as many blocks."""
 
 
 class DropReason(IntEnum):
@@ -94,12 +94,22 @@ class EndpointEntry:
 
 @dataclass(frozen=True, order=True)
 class PolicyKey:
-    """Key of a policy map, 8 bytes: identity u32 host order, port u16 network order, protocol u8, direction u8."""
+    """Key of a policy map, 8 bytes: identity u32 host order, port u16 network order, protocol u8, direction u8.
+
+    With `port_bits` it is no key of that map but a block of ports in the endpoint's companion map of ranges.
+    """
 
     identity: int
     port: int
     protocol: int
     direction: int
+    port_bits: int = 0
+    """1 to 16: every port whose first bits are those of `port`, the others of which are 0; 0: just `port`, or any if that is 0."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Tell whether such a key can exist: a block begins where its bits end, and belongs to a protocol."""
+        return not self.port_bits or bool(self.protocol and not self.port & 0xFFFF >> self.port_bits)
 
 
 @dataclass(frozen=True)

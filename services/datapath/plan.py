@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from fairlead.address import Prefix
@@ -11,12 +12,11 @@ from fairlead.errors import Exhausted, InvalidInput
 from fairlead.schema.policy import PolicyEntry, PolicyRow
 from services.datapath.model import PolicyMap
 from services.datapath.operations import POLICY_MAP_CAPACITY, PolicyKey, PolicyValue
+from services.datapath.ranges import PortRange, blocks, rank
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-MAX_PORTS_PER_RANGE = 4096
-"""A port range becomes one exact key per port; a wider one is refused, and the previous policy stays."""
 HELD_ROWS = 20
 HELD_SHARE = 0.2
 
@@ -53,10 +53,17 @@ def expand(row: PolicyRow, number: Numbering) -> PolicyMap:
     Raises Exhausted when it would not fit, InvalidInput when an entry contradicts itself; nothing of such a row is realised.
     """
     entries: dict[PolicyKey, PolicyValue] = {}
+    ranges: dict[PolicyKey, list[PortRange]] = defaultdict(list)
     for entry in row.entries:
+        _check(entry)
         value = _value(entry, number(_texts(row, entry.origins)))
-        for key in _keys(entry):
-            entries[key] = max(value, entries.get(key, value), key=_rank)
+        key = PolicyKey(entry.identity, entry.port, entry.protocol, int(entry.direction))
+        if entry.end_port > entry.port:
+            ranges[replace(key, port=0)].append(PortRange(entry.port, entry.end_port, value))
+            continue
+        entries[key] = max(value, entries.get(key, value), key=rank)
+    for key, found in ranges.items():
+        entries.update({replace(key, port=port, port_bits=bits): value for port, bits, value in blocks(found)})
     if len(entries) > POLICY_MAP_CAPACITY:
         raise Exhausted(
             f"{len(entries)} entries for identity {row.identity}, a policy map holds {POLICY_MAP_CAPACITY}: "
@@ -82,25 +89,12 @@ def _value(entry: PolicyEntry, provenance: int) -> PolicyValue:
     return PolicyValue(entry.deny, entry.precedence, entry.proxy_port, provenance)
 
 
-def _keys(entry: PolicyEntry) -> Iterator[PolicyKey]:
-    """Yield the exact keys of the entry, one per port of its range."""
+def _check(entry: PolicyEntry) -> None:
     last = entry.end_port or entry.port
     if last < entry.port or (entry.end_port and not entry.port) or (entry.port and not entry.protocol):
         raise InvalidInput(
             f"`entries`: ports {entry.port}-{entry.end_port} of protocol {entry.protocol} contradict each other"
         )
-    if last - entry.port >= MAX_PORTS_PER_RANGE:
-        raise Exhausted(
-            f"port range {entry.port}-{last} has {last - entry.port + 1} ports, at most {MAX_PORTS_PER_RANGE} are "
-            "realised as exact keys: use a narrower range or any port"
-        )
-    for port in range(entry.port, last + 1):
-        yield PolicyKey(entry.identity, port, entry.protocol, int(entry.direction))
-
-
-def _rank(value: PolicyValue) -> tuple[bool, int, int, int]:
-    """Order values of one key as the programs order entries; the rest makes the choice the same every time."""
-    return value.deny, value.precedence, -value.proxy_port, -value.provenance
 
 
 def too_many(removed: Collection[Prefix], present: int) -> bool:

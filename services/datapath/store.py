@@ -34,6 +34,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger("datapath.store")
 _BREAK_GLASS_KEPT = 20
 _ENTRY = struct.Struct(">IHBB?BHI")
+"""The fourth is the direction in bit 0 and the bits of a block of ports above it."""
 
 Entry = tuple[PolicyKey, PolicyValue]
 
@@ -224,15 +225,17 @@ def _replace(path: Path, data: bytes, *, durable: bool) -> None:
 def _pack(entries: Iterable[Entry]) -> bytes:
     return b"".join(
         _ENTRY.pack(
-            key.identity, key.port, key.protocol, key.direction, v.deny, v.precedence, v.proxy_port, v.provenance
+            *(key.identity, key.port, key.protocol, key.direction | key.port_bits << 1),
+            *(v.deny, v.precedence, v.proxy_port, v.provenance),
         )
         for key, v in entries
     )
 
 
 def _unpack(data: bytes) -> Iterable[Entry]:
-    for identity, port, protocol, direction, deny, precedence, proxy_port, provenance in _ENTRY.iter_unpack(data):
-        yield PolicyKey(identity, port, protocol, direction), PolicyValue(deny, precedence, proxy_port, provenance)
+    for identity, port, protocol, flags, deny, precedence, proxy_port, provenance in _ENTRY.iter_unpack(data):
+        key = PolicyKey(identity, port, protocol, flags & 1, flags >> 1)
+        yield key, PolicyValue(deny, precedence, proxy_port, provenance)
 
 
 def _ledger_file(endpoint: int, ledger: Ledger) -> _LedgerFile:

@@ -217,6 +217,21 @@ STORIES = {
     ),
     "a denial of another port": ({ANY_IN: ALLOW, PolicyKey(WEB, 81, TCP, INGRESS): DENY}, True),
     "a denial of another peer": ({ANY_IN: ALLOW, PolicyKey(DB, 0, 0, INGRESS): DENY}, True),
+    "a block of ports with the port": ({PolicyKey(WEB, 80, TCP, INGRESS, 14): ALLOW}, True),
+    "a block of this one port": ({PolicyKey(0, 80, TCP, INGRESS, 16): ALLOW}, True),
+    "half of all ports": ({PolicyKey(0, 0, TCP, INGRESS, 1): ALLOW}, True),
+    "a block of other ports": ({PolicyKey(WEB, 84, TCP, INGRESS, 14): ALLOW}, False),
+    "a block of ports of another peer": ({PolicyKey(DB, 80, TCP, INGRESS, 14): ALLOW}, False),
+    "a block of ports of another protocol": ({PolicyKey(WEB, 80, UDP, INGRESS, 14): ALLOW}, False),
+    "a block of ports, the other direction": ({PolicyKey(WEB, 80, TCP, EGRESS, 14): ALLOW}, False),
+    "a denied block beats the port": (
+        {PolicyKey(WEB, 80, TCP, INGRESS): ALLOW, PolicyKey(0, 80, TCP, INGRESS, 14): DENY},
+        False,
+    ),
+    "a denied port beats the block": (
+        {PolicyKey(0, 80, TCP, INGRESS): DENY, PolicyKey(WEB, 80, TCP, INGRESS, 14): ALLOW},
+        False,
+    ),
     "a denial beats precedence": (
         {PolicyKey(WEB, 80, TCP, INGRESS): PolicyValue(precedence=255), ANY_IN: DENY},
         False,
@@ -232,6 +247,31 @@ def test_who_gets_in(bench: Bench, kernel: Kernel, family: int) -> None:
     for story, (entries, passes) in STORIES.items():
         kernel.apply_policy(2, entries, [key for key in kernel.policy(2) if key not in entries])
         assert bench.connects(source, destination, 80) is passes, story
+
+
+def test_blocks_of_ports_are_kept_apart_from_ports(bench: Bench, kernel: Kernel) -> None:
+    _plug(bench, 1, "web", WEB4)
+    port, block, single = PolicyKey(5, 80, TCP, 0), PolicyKey(5, 80, TCP, 0, 12), PolicyKey(5, 80, TCP, 0, 16)
+    kernel.apply_policy(1, {port: ALLOW, block: DENY, single: PolicyValue(provenance=9)}, ())
+    assert {key: value for key, (value, _) in kernel.policy(1).items()} == {
+        port: ALLOW,
+        block: DENY,
+        single: PolicyValue(provenance=9),
+    }
+    assert bench.again().start().adopted
+    assert bench.kernel.policy(1).keys() == {port, block, single}
+    bench.kernel.apply_policy(1, {}, [block, single])
+    assert bench.kernel.policy(1).keys() == {port}
+    bench.kernel.apply_policy(1, {block: ALLOW}, [port])
+    assert bench.kernel.policy(1).keys() == {block}
+
+
+@pytest.mark.parametrize("nonsense", [PolicyKey(5, 81, TCP, 0, 15), PolicyKey(5, 80, 0, 0, 16)])
+def test_what_is_no_block_of_ports_is_refused(bench: Bench, kernel: Kernel, nonsense: PolicyKey) -> None:
+    _plug(bench, 1, "web", WEB4)
+    with pytest.raises(KernelError, match="no block of ports"):
+        kernel.apply_policy(1, {nonsense: ALLOW}, ())
+    assert not kernel.policy(1)
 
 
 def test_egress_is_judged_too(bench: Bench, kernel: Kernel) -> None:

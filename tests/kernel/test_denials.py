@@ -63,6 +63,18 @@ def test_entry_that_denies_counts_every_packet(rig: Rig, pod: TestRun, family: i
 
 
 @families
+def test_block_of_ports_that_denies_counts_every_packet(rig: Rig, pod: TestRun, family: int) -> None:
+    deny = PolicyKey(1001, 48, 17, 0, 13)
+    rig.policy(2, {ALLOW_IN: PolicyValue(), deny: PolicyValue(deny=True, provenance=77)})
+    assert [send(rig, pod, udp(1000, 53), family) for _ in range(20)] == [SHOT] * 20
+    assert rig.kernel.policy(2)[deny][1].packets == 20
+    assert {(e.reason, e.provenance) for e in rig.take_events()} == {(Drop.POLICY_DENY, 77)}
+    rig.policy(2, {ALLOW_IN: PolicyValue()})
+    assert send(rig, pod, udp(1000, 53), family) == REDIRECT
+    assert rig.kernel._tables.policies.ranges(2) is None
+
+
+@families
 def test_permission_counts_with_the_next_packet(rig: Rig, pod: TestRun, family: int) -> None:
     for _ in range(50):
         rig.policy(2, {})

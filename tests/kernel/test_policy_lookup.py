@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -33,12 +34,13 @@ def covers(key: PolicyKey, identity: int, port: int, protocol: int, direction: i
         key.direction == direction
         and key.identity in {0, identity}
         and key.protocol in {0, protocol}
-        and key.port in {0, port}
+        and (key.port >> 16 - key.port_bits == port >> 16 - key.port_bits if key.port_bits else key.port in {0, port})
     )
 
 
 def rank(key: PolicyKey, value: PolicyValue) -> tuple[bool, int, int, bool]:
-    return value.deny, value.precedence, (key.port != 0) + (key.protocol != 0), key.identity != 0
+    layer4 = 2 if key.port_bits else 3 if key.port else 1 if key.protocol else 0
+    return value.deny, value.precedence, layer4, key.identity != 0
 
 
 def oracle(
@@ -62,7 +64,21 @@ keys = st.builds(
     st.sampled_from((0, 1)),
 )
 values = st.builds(PolicyValue, st.booleans(), st.sampled_from((0, 1, 2, 255)), st.just(0), st.integers(100, 2**32 - 1))
-policies = st.dictionaries(keys, values, max_size=14)
+
+
+def with_blocks(*choices: tuple[int, int]) -> st.SearchStrategy[dict[PolicyKey, PolicyValue]]:
+    """Return policies with these blocks of ports, which do not overlap."""
+    blocks = st.builds(
+        lambda identity, protocol, direction, block: PolicyKey(identity, block[0], protocol, direction, block[1]),
+        st.sampled_from((0, *identities)),
+        st.sampled_from(protocols),
+        st.sampled_from((0, 1)),
+        st.sampled_from(choices),
+    )
+    return st.dictionaries(keys | blocks, values, max_size=14)
+
+
+policies = with_blocks((80, 15)) | with_blocks((80, 16), (81, 16)) | with_blocks((0, 1), (32768, 1))
 
 
 def judged(node: Rig, pod: TestRun, port: int, protocol: int, family: int) -> tuple[int, Event]:
@@ -98,3 +114,14 @@ def test_egress_look_up_agrees_with_the_oracle(
     reason, provenance = oracle(rows, 1002, port, protocol, 1)
     assert (event.reason, event.provenance) == (reason, provenance if reason else 7)
     assert action == (SHOT if reason else REDIRECT)
+
+
+def test_of_two_equal_entries_the_more_specific_wins(node: Rig, pod: TestRun) -> None:
+    shapes = ((80, 6, 0), (80, 6, 16), (0, 6, 0), (0, 0, 0))
+    covering = [PolicyKey(peer, port, protocol, 0, bits) for peer in (1001, 0) for port, protocol, bits in shapes]
+    node.policy(1, {ALLOW_OUT: PolicyValue()})
+    for one, other in itertools.combinations(covering, 2):
+        rows = {one: PolicyValue(precedence=3, provenance=101), other: PolicyValue(precedence=3, provenance=102)}
+        node.policy(2, rows)
+        _, event = judged(node, pod, 80, 6, 4)
+        assert (event.reason, event.provenance) == oracle(rows, 1001, 80, 6, 0), (one, other)

@@ -37,6 +37,8 @@ FLOW = struct.Struct("=QIHHIIII4QQI16sI")
 EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB6x")
 ABI = struct.Struct("=II32s")
 _POLICY_REST = struct.Struct("=BBIQQ")
+_RANGE_BITS = struct.Struct("=IIBB")
+_RANGE_FIXED_BITS = 48
 
 
 class EndpointState(NamedTuple):
@@ -65,6 +67,9 @@ class MapSpec:
 
 
 POLICY_MAP = MapSpec("hash", 8, 24, POLICY_ENTRIES, NO_PREALLOC)
+RANGE_MAP = MapSpec("lpm_trie", 12, 24, POLICY_ENTRIES, NO_PREALLOC)
+INNER_MAPS = {"policies": POLICY_MAP, "policy_ranges": RANGE_MAP}
+"""What stands in the arrays of maps."""
 
 
 def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
@@ -73,6 +78,7 @@ def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
         "endpoints": MapSpec("hash", 16, 4, MAX_ENDPOINTS, NO_PREALLOC),
         "endpoint_state": MapSpec("array", 4, ENDPOINT_STATE.size, MAX_ENDPOINTS),
         "policies": MapSpec("array_of_maps", 4, 4, MAX_ENDPOINTS),
+        "policy_ranges": MapSpec("array_of_maps", 4, 4, MAX_ENDPOINTS),
         "ipcache": MapSpec("hash", 16, 4, addresses, NO_PREALLOC),
         "ipcache_prefix": MapSpec("lpm_trie", 24, 4, addresses, NO_PREALLOC),
         "conntrack": MapSpec("lru_hash", FLOW_KEY.size, FLOW.size, flows),
@@ -120,6 +126,20 @@ def unpack_policy_key(packed: bytes) -> PolicyKey:
     """Return what 8 bytes of a policy map's key mean."""
     port, protocol, direction = struct.unpack_from(">HBB", packed, 4)
     return PolicyKey(struct.unpack_from("=I", packed)[0], port, protocol, direction)
+
+
+def pack_range_key(key: PolicyKey) -> bytes:
+    """Return the key of a block of ports."""
+    return _RANGE_BITS.pack(_RANGE_FIXED_BITS + key.port_bits, key.identity, key.protocol, key.direction) + struct.pack(
+        ">H", key.port
+    )
+
+
+def unpack_range_key(packed: bytes) -> PolicyKey:
+    """Return the block of ports that a key means."""
+    bits, identity, protocol, direction = _RANGE_BITS.unpack_from(packed)
+    (port,) = struct.unpack_from(">H", packed, _RANGE_BITS.size)
+    return PolicyKey(identity, port, protocol, direction, bits - _RANGE_FIXED_BITS)
 
 
 def pack_policy_value(value: PolicyValue) -> bytes:

@@ -6,6 +6,7 @@ operations fail through `FakeWorld.faults`.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -149,6 +150,8 @@ class FakeKernel:
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
         """Change the policy map, or leave it as it is when the result does not fit."""
         self._enter("apply_policy", endpoint)
+        if refused := [key for key in puts if not key.is_sound]:
+            raise KernelError(f"{refused[0]} is no block of ports of a protocol")
         gone = set(deletes)
         entries = {key: value for key, value in self.world.policies.get(endpoint, {}).items() if key not in gone}
         entries.update(puts)
@@ -270,14 +273,23 @@ class FakeKernel:
     def _best(
         self, endpoint: int, peer: int, protocol: int, port: int, direction: int
     ) -> tuple[PolicyKey, PolicyValue] | None:
-        """Examine all six candidates: deny first, then precedence, then the more specific layer 4, then the specific peer."""
+        """Examine all candidates: deny first, then precedence, then the more specific layer 4, then the specific peer."""
         entries = self.world.policies.get(endpoint, {})
         layer4 = ((protocol, port), (protocol, 0), (0, 0))
         keys = [PolicyKey(identity, dport, proto, direction) for identity in (peer, 0) for proto, dport in layer4]
         found = [(key, entries[key]) for key in keys if key in entries]
+        for identity in (peer, 0):
+            # the longest prefix is all that a look-up of ranges finds
+            longest = (_block(identity, port, protocol, direction, bits) for bits in range(16, 0, -1))
+            found += [(key, entries[key]) for key in itertools.islice((k for k in longest if k in entries), 1)]
         return max(found, key=_strength, default=None)
 
 
-def _strength(match: tuple[PolicyKey, PolicyValue]) -> tuple[bool, int, bool, bool, bool]:
+def _block(identity: int, port: int, protocol: int, direction: int, bits: int) -> PolicyKey:
+    return PolicyKey(identity, port & ~(0xFFFF >> bits), protocol, direction, bits)
+
+
+def _strength(match: tuple[PolicyKey, PolicyValue]) -> tuple[bool, int, int, bool]:
     key, value = match
-    return value.deny, value.precedence, key.port != 0, key.protocol != 0, key.identity != 0
+    layer4 = 2 if key.port_bits else 3 if key.port else 1 if key.protocol else 0
+    return value.deny, value.precedence, layer4, key.identity != 0

@@ -98,7 +98,7 @@ class LinuxKernel:
         return KernelReport(
             adopted=schema != 0,
             compile_s=compile_s,
-            features={"redirect_peer": True, "verdict_epochs": True, "l7": False, "port_ranges": False},
+            features={"redirect_peer": True, "verdict_epochs": True, "l7": False, "port_ranges": True},
             pin_directory=str(self._directory),
             uplinks=self._uplinks,
         )

@@ -157,9 +157,8 @@ def open_or_create(path: Path, name: str, spec: abi.MapSpec) -> Map:
     if spec.kind != "array_of_maps":
         return create_map(path, name, spec)
     # the template only tells the verifier the shape of the tables to come
-    template = syscalls.map_create(
-        "hash", *(abi.POLICY_MAP.key_bytes, abi.POLICY_MAP.value_bytes, 1), abi.POLICY_MAP.flags
-    )
+    inner = abi.INNER_MAPS[name]
+    template = syscalls.map_create(inner.kind, inner.key_bytes, inner.value_bytes, 1, inner.flags)
     try:
         return create_map(path, name, spec, inner=template)
     finally:

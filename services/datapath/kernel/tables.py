@@ -38,7 +38,7 @@ class Tables:
         for name, spec in self._specs.items():
             if name not in self.maps:
                 self.maps[name] = open_or_create(self._directory / f"{abi.PIN_PREFIX}{name}", name, spec)
-        self.policies.open(self.maps["policies"])
+        self.policies.open(self.maps["policies"], self.maps["policy_ranges"])
 
     def close(self) -> None:
         """Close descriptors; the pins keep the maps."""

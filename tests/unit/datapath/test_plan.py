@@ -9,7 +9,7 @@ from fairlead.errors import Exhausted, InvalidInput
 from fairlead.schema.base import IdentityId
 from fairlead.schema.policy import PolicyEntry, PolicyRow
 from services.datapath.operations import PolicyKey, PolicyValue
-from services.datapath.plan import MAX_PORTS_PER_RANGE, expand, foreign, plan, too_many
+from services.datapath.plan import expand, foreign, plan, too_many
 from tests.unit.datapath.world import entry
 
 _KEYS = st.builds(
@@ -68,9 +68,12 @@ def test_a_changed_value_is_foreign_too() -> None:
     assert foreign(have, {(PolicyKey(5, 80, 6, 0), PolicyValue(deny=True))}) == have
 
 
-def test_expand_makes_one_key_per_port() -> None:
-    policy = expand(_row(entry(0, 5, 6, 80, end_port=83, origins=(0,)), origins=("a",)), _number)
-    assert policy.entries == {PolicyKey(5, port, 6, 0): PolicyValue(provenance=1) for port in (80, 81, 82, 83)}
+def test_expand_makes_blocks_of_a_range() -> None:
+    policy = expand(_row(entry(0, 5, 6, 80, end_port=84, origins=(0,)), origins=("a",)), _number)
+    assert policy.entries == {
+        PolicyKey(5, 80, 6, 0, 14): PolicyValue(provenance=1),
+        PolicyKey(5, 84, 6, 0, 16): PolicyValue(provenance=1),
+    }
     assert (policy.identity, policy.revision) == (300, 7)
 
 
@@ -86,18 +89,20 @@ def test_expand_numbers_the_default_denies() -> None:
 def test_of_two_entries_with_one_key_the_stronger_stays(entries: list[PolicyEntry]) -> None:
     policy = expand(_row(*entries), _number)
     assert policy.entries[PolicyKey(5, 80, 6, 0)].deny
-    assert not policy.entries[PolicyKey(5, 81, 6, 0)].deny
+    assert {key for key in policy.entries if key.port_bits} == {PolicyKey(5, 79, 6, 0, 16), PolicyKey(5, 80, 6, 0, 15)}
 
 
-def test_a_range_that_is_too_wide_is_refused_by_name() -> None:
-    expand(_row(entry(0, 0, 6, 1, end_port=MAX_PORTS_PER_RANGE)), _number)
-    with pytest.raises(Exhausted, match="port range 1-4097 has 4097 ports"):
-        expand(_row(entry(0, 0, 6, 1, end_port=MAX_PORTS_PER_RANGE + 1)), _number)
+def test_the_widest_range_is_no_more_than_sixteen_blocks() -> None:
+    assert len(expand(_row(entry(0, 0, 6, 1, end_port=65535)), _number).entries) == 16
+
+
+def test_a_range_of_one_port_is_that_port() -> None:
+    assert list(expand(_row(entry(0, 0, 6, 80, end_port=80)), _number).entries) == [PolicyKey(0, 80, 6, 0)]
 
 
 def test_a_map_that_is_too_full_is_refused_whole() -> None:
-    many = [entry(0, 256 + peer, 6, 1, end_port=4096) for peer in range(5)]
-    with pytest.raises(Exhausted, match="20480 entries for identity 300"):
+    many = [entry(0, 256 + peer, 6, 1, end_port=65535) for peer in range(1025)]
+    with pytest.raises(Exhausted, match="16400 entries for identity 300"):
         expand(_row(*many), _number)
 
 

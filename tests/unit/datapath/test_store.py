@@ -27,7 +27,10 @@ RECORD = EndpointRecord(
     generation=1 << 60,
     identity=300,
 )
-_KEYS = st.builds(PolicyKey, st.integers(0, 2**32 - 1), st.integers(0, 65535), st.integers(0, 255), st.integers(0, 1))
+_KEYS = st.builds(
+    PolicyKey,
+    *(st.integers(0, 2**32 - 1), st.integers(0, 65535), st.integers(0, 255), st.integers(0, 1), st.integers(0, 16)),
+)
 _VALUES = st.builds(PolicyValue, st.booleans(), st.integers(0, 255), st.integers(0, 65535), st.integers(0, 2**32 - 1))
 
 

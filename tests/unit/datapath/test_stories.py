@@ -208,9 +208,9 @@ async def test_a_policy_that_does_not_fit_leaves_the_previous_one(node: TestNode
     await node.attach("web")
     await until(lambda: node.realised().rows.get("1000"))
     before = node.realised().rows["1000"]
-    wide = entry(INGRESS, 0, TCP, 1, end_port=60000)
-    await control.policy(1000, [wide])
-    await until(lambda: "port range 1-60000" in node.realised().failed.get("1000", ""))
+    many = [entry(INGRESS, 5000 + peer, TCP, 1, end_port=65535) for peer in range(1100)]
+    await control.policy(1000, many)
+    await until(lambda: "17600 entries" in node.realised().failed.get("1000", ""))
     assert node.realised().rows["1000"] == before
     assert node.kernel.verdict(DB, WEB, TCP, 80).passes
     assert node.status("web").state is EndpointState.READY

@@ -64,6 +64,16 @@ struct policy_value {
 };
 MAP("array_of_maps", __u32, __u32, policies);
 
+/* Blocks of ports; the tables have policy values, and an endpoint without ranges has none. */
+struct range_key {
+	__u32 prefix_length; /* bits after this word: 48, and those of the port that count */
+	__u32 identity;
+	__u8 protocol;
+	__u8 direction;
+	__u16 port_be;
+};
+MAP("array_of_maps", __u32, __u32, policy_ranges);
+
 /* Address to identity of everybody who is not a local endpoint: exact first, then the longest prefix. */
 struct identity_of {
 	__u32 identity;

@@ -90,7 +90,7 @@ static __always_inline void remember_denial(const struct __sk_buff *skb, const s
 {
 	struct denial *slot;
 
-	if (p->icmp_error || (v->reason != DROP_POLICY && v->reason != DROP_POLICY_DENY))
+	if (p->icmp_error || v->by_range || (v->reason != DROP_POLICY && v->reason != DROP_POLICY_DENY))
 		return;
 	slot = denial_slot(key);
 	if (!slot)

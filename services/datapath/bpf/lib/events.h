@@ -11,7 +11,8 @@ struct verdict {
 	__u16 endpoint; /* whose policy decided */
 	__u8 reason;	/* 0: allowed */
 	__u8 direction;
-	struct policy_key entry; /* that decided */
+	struct policy_key entry; /* that decided, unless a range did */
+	__u32 by_range;
 };
 
 static __always_inline void count(const struct __sk_buff *skb, __u32 reason, __u32 direction)

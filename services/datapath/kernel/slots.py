@@ -1,0 +1,80 @@
+"""One pinned map per endpoint, and the array of maps by which programs find it."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from services.datapath.kernel import abi, syscalls
+from services.datapath.kernel.maps import Map, create_map, open_map
+from services.datapath.operations import KernelError
+
+
+class MapPerEndpoint:
+    """The tables of one kind."""
+
+    def __init__(self, pin_directory: Path, name: str, pin_prefix: str, spec: abi.MapSpec) -> None:
+        self._directory, self._name, self._pin_prefix, self._spec = pin_directory, name, pin_prefix, spec
+        self._slots: Map | None = None
+        self._by_endpoint: dict[int, Map] = {}
+
+    def open(self, slots: Map) -> None:
+        """Use this array of maps."""
+        self._slots = slots
+
+    def close(self) -> None:
+        """Close descriptors; the pins keep the maps."""
+        for table in self._by_endpoint.values():
+            table.close()
+        self._by_endpoint.clear()
+
+    def pin(self, endpoint: int) -> Path:
+        """Return where the endpoint's table is pinned."""
+        return self._directory / f"{self._pin_prefix}{endpoint:05d}"
+
+    def table(self, endpoint: int) -> Map | None:
+        """Return the endpoint's table, or None."""
+        if endpoint not in self._by_endpoint:
+            table = open_map(self.pin(endpoint), f"{self._name}_{endpoint:05d}", self._spec)
+            if table is None:
+                return None
+            self._show(endpoint, table)
+        return self._by_endpoint[endpoint]
+
+    def exchange(self, endpoint: int, size: int, rows: Mapping[bytes, bytes]) -> Map:
+        """Put a new table of that size with these rows in the place of the one that stands."""
+        pin, old = self.pin(endpoint), self._by_endpoint.get(endpoint)
+        new = pin.with_name(pin.name + "_new")
+        new.unlink(missing_ok=True)
+        table = create_map(new, f"{self._name}_{endpoint:05d}", dataclasses.replace(self._spec, entries=size))
+        table.put_all(rows)
+        new.rename(pin)
+        self._show(endpoint, table)
+        if old is not None:
+            old.close()
+        return table
+
+    def delete(self, endpoint: int) -> None:
+        """Remove the endpoint's table."""
+        slot = struct.pack("=I", endpoint)
+        if self._array.get(slot) is not None:
+            self._array.delete(slot)
+        table = self._by_endpoint.pop(endpoint, None)
+        if table is not None:
+            table.close()
+        self.pin(endpoint).unlink(missing_ok=True)
+
+    @property
+    def _array(self) -> Map:
+        if self._slots is None:
+            raise KernelError("the kernel is not started: call start() first")
+        return self._slots
+
+    def _show(self, endpoint: int, table: Map) -> None:
+        """Let the programs see the table, unless they do: the kernel waits some 10 ms after each such write."""
+        slot = struct.pack("=I", endpoint)
+        if self._array.get(slot) != struct.pack("=I", syscalls.map_info(table.fd).map_id):
+            self._array.put(slot, struct.pack("=i", table.fd))
+        self._by_endpoint[endpoint] = table

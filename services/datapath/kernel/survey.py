@@ -1,0 +1,217 @@
+"""Looks at the node's devices, filters, routes, rules, settings and pins, and says what is not as the service makes it. Reads only.
+
+It opens everything anew, by name, and trusts nothing that a running service holds open: what the next process would find is what counts.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from fairlead.address import Prefix
+from services.datapath.kernel import abi, links, netlink, routes, syscalls
+from services.datapath.kernel.netlink import Message, Netlink
+from services.datapath.operations import KernelError, Link
+from services.datapath.verify import Difference
+
+_GETNEIGH = 30
+_UP = 1
+_MAIN = 254
+_ZERO = struct.pack("=I", 0)
+_FAMILIES = {4: 2, 6: 10}
+
+
+class Surveyor:
+    """`verify.Inspector` of the network namespace in which it is called."""
+
+    def __init__(self, pin_directory: Path, uplinks: Sequence[str]) -> None:
+        self._directory = pin_directory
+        self._uplinks = tuple(uplinks)
+
+    def node(self, prefixes: Collection[Prefix]) -> list[Difference]:
+        """Return what is wrong with what all endpoints share."""
+        with closing(Netlink()) as wire:
+            found = [*self._pins(), *self._host_devices(wire), *self._settings(wire)]
+            for name in self._uplinks:
+                found += self._filter(wire, name, links.INGRESS, "from_network", "uplink filter")
+            found += self._filter(wire, links.HOST_DEVICE, links.EGRESS, "from_host", "host filter")
+            return [*found, *_routes(wire, prefixes), *_rules(wire, prefixes)]
+
+    def endpoint(self, link: Link) -> list[Difference]:
+        """Return what is wrong with one endpoint's plumbing."""
+        name, subject = links.host_interface(link.endpoint), f"endpoint {link.endpoint}"
+        with closing(Netlink()) as wire:
+            near = links.find_device(wire, name)
+            if near is None:
+                return [Difference(subject, "host device missing", name, link.endpoint)]
+            problems = [] if name in _up(wire) else [("host device down", name)]
+            if near.mac != abi.GATEWAY_MAC:
+                problems.append(("host device has another MAC", near.mac.hex(":")))
+            problems += [
+                (one.problem, one.detail) for one in self._filter(wire, name, links.INGRESS, "from_pod", "filter")
+            ]
+        problems += [*self._policy_pin(link.endpoint), *self._pod(link, near)]
+        return [Difference(subject, problem, detail, link.endpoint) for problem, detail in problems]
+
+    # pins
+
+    def _pins(self) -> Iterator[Difference]:
+        names = [*abi.map_specs(1, 1), *abi.PROGRAMS]
+        for name in names:
+            pin = self._directory / f"{abi.PIN_PREFIX}{name}"
+            if not pin.exists():
+                yield Difference(f"pin {pin.name}", "pin missing", str(pin))
+
+    def _policy_pin(self, endpoint: int) -> Iterator[tuple[str, str]]:
+        pin = self._directory / f"cilium_policy_{endpoint:05d}"
+        map_id = self._map_id(pin)
+        if map_id is None:
+            yield "policy map's pin missing", str(pin)
+            return
+        slots = self._open(self._directory / f"{abi.PIN_PREFIX}policies")
+        if slots is None:
+            return  # told as a missing pin
+        try:
+            shown = syscalls.map_lookup(slots, struct.pack("=I", endpoint), 4)
+        finally:
+            os.close(slots)
+        if shown != struct.pack("=I", map_id):
+            yield "programs see another policy map than the pinned one", str(pin)
+
+    def _open(self, pin: Path) -> int | None:
+        try:
+            return syscalls.object_get(str(pin))
+        except OSError:
+            return None
+
+    def _map_id(self, pin: Path) -> int | None:
+        fd = self._open(pin)
+        if fd is None:
+            return None
+        try:
+            return syscalls.map_info(fd).map_id
+        finally:
+            os.close(fd)
+
+    def _settings(self, wire: Netlink) -> Iterator[Difference]:
+        fd = self._open(self._directory / f"{abi.PIN_PREFIX}settings")
+        device = links.find_device(wire, links.HOST_DEVICE)
+        if fd is None or device is None:
+            return  # told elsewhere
+        try:
+            packed = syscalls.map_lookup(fd, _ZERO, abi.SETTINGS.size) or bytes(abi.SETTINGS.size)
+        finally:
+            os.close(fd)
+        told = abi.SETTINGS.unpack(packed)[1]
+        if told != device.ifindex:
+            detail = f"should be {device.ifindex}, is {told}"
+            yield Difference("settings", "programs look for the host at another device", detail)
+
+    # devices and filters
+
+    def _filter(self, wire: Netlink, name: str, hook: int, program: str, noun: str) -> Iterator[Difference]:
+        device = links.find_device(wire, name)
+        if device is None:
+            yield Difference(f"device {name}", "device missing")
+            return
+        standing = links.attached(wire, device.ifindex, hook)
+        if standing is None:
+            yield Difference(f"device {name}", f"{noun} missing", f"{program} on {name}")
+            return
+        fd = self._open(self._directory / f"{abi.PIN_PREFIX}{program}")
+        if fd is None:
+            return  # told as a missing pin
+        try:
+            wanted = syscalls.program_id(fd)
+        finally:
+            os.close(fd)
+        if standing.program_id != wanted:
+            detail = f"should be {program} ({wanted}), is {standing.program} ({standing.program_id})"
+            yield Difference(f"device {name}", f"{noun}: wrong program", detail)
+
+    def _host_devices(self, wire: Netlink) -> Iterator[Difference]:
+        up = _up(wire)
+        for name in (links.HOST_DEVICE, links.HOST_PEER):
+            device = links.find_device(wire, name)
+            if device is None and name == links.HOST_PEER:
+                yield Difference(f"device {name}", "device missing")
+            elif device is not None and name not in up:
+                yield Difference(f"device {name}", "device down")
+        for family in ("ipv4", "ipv6"):
+            setting = Path(f"/proc/sys/net/{family}/conf/{links.HOST_DEVICE}/forwarding")
+            if setting.exists() and setting.read_text().strip() != "1":
+                yield Difference(f"device {links.HOST_DEVICE}", "forwarding is off", str(setting))
+
+    # the endpoint's own side
+
+    def _pod(self, link: Link, near: links.Device) -> Iterator[tuple[str, str]]:
+        try:
+            with netlink.inside(link.netns):
+                wire = Netlink()
+        except KernelError as error:
+            yield "namespace missing", error.message
+            return
+        with closing(wire):
+            far = links.find_device(wire, link.interface)
+            if far is None or far.peer_ifindex != near.ifindex:
+                yield "pod interface missing", f"{link.interface} in {link.netns}"
+                return
+            if link.interface not in _up(wire):
+                yield "pod interface down", link.interface
+            if far.mac != links.pod_mac(link.endpoint):
+                yield "pod interface has another MAC", far.mac.hex(":")
+            standing = links.addresses_of(wire, far.ifindex)
+            for address in sorted(set(link.addresses) - standing):
+                yield "pod address missing", str(address)
+            for address in sorted(standing - set(link.addresses)):
+                yield "pod address foreign", str(address)
+            for family in sorted({int(address.family) for address in link.addresses}):
+                yield from _gateway(wire, far.ifindex, family)
+
+
+def _up(wire: Netlink) -> set[str]:
+    """Return the names of the devices that are up."""
+    found = set()
+    for payload in wire.dump(Message(netlink.GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0), "list devices")):
+        if struct.unpack_from("=BxHiII", payload)[3] & _UP:
+            found.add(netlink.attributes(payload, 16)[3].rstrip(b"\0").decode())
+    return found
+
+
+def _gateway(wire: Netlink, index: int, family: int) -> Iterator[tuple[str, str]]:
+    """Say what is missing of the way out: the default route, and the gateway's MAC."""
+    gateway = links._GATEWAYS[family].packed  # noqa: SLF001 - the same facts, told once
+    ask = Message(netlink.GETROUTE, struct.pack("=BBBBBBBBI", _FAMILIES[family], *([0] * 8)), "list routes")
+    routed = False
+    for payload in wire.dump(ask):
+        values = netlink.attributes(payload, 12)
+        is_default = payload[1] == 0 and payload[4] == _MAIN
+        routed |= is_default and values.get(5) == gateway and values.get(4) == struct.pack("=I", index)
+    if not routed:
+        yield "pod default route missing", f"IPv{family}"
+    neighbours = Message(_GETNEIGH, struct.pack("=BxxxiHBB", _FAMILIES[family], 0, 0, 0, 0), "list neighbours")
+    known = False
+    for payload in wire.dump(neighbours):
+        values = netlink.attributes(payload, 12)
+        known |= values.get(1) == gateway and values.get(2) == abi.GATEWAY_MAC
+    if not known:
+        yield "pod gateway's MAC missing or wrong", f"IPv{family}"
+
+
+def _routes(wire: Netlink, prefixes: Collection[Prefix]) -> Iterator[Difference]:
+    have = routes.routes(wire)
+    for prefix in sorted(set(prefixes) - have):
+        yield Difference(f"route {prefix}", "route missing", f"table {routes.TABLE}")
+    for prefix in sorted(have - set(prefixes)):
+        yield Difference(f"route {prefix}", "route foreign", f"table {routes.TABLE}")
+
+
+def _rules(wire: Netlink, prefixes: Collection[Prefix]) -> Iterator[Difference]:
+    for family in sorted({int(prefix.family) for prefix in prefixes}):
+        ask = Message(netlink.GETRULE, struct.pack("=BBBBBBBBI", _FAMILIES[family], *([0] * 8)), "list rules")
+        wanted = struct.pack("=I", routes.TABLE)
+        if not any(netlink.attributes(payload, 12).get(15) == wanted for payload in wire.dump(ask)):
+            yield Difference(f"rule IPv{family}", "rule missing", f"priority {routes.PRIORITY} to table {routes.TABLE}")
