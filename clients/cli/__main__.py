@@ -12,7 +12,22 @@ import logging
 import os
 import sys
 
-from clients.cli import bgp, bpf, endpoint, flow, identity, ipam, ipcache, node, policy, status, trace, why, workload
+from clients.cli import (
+    bgp,
+    bpf,
+    datapath,
+    endpoint,
+    flow,
+    identity,
+    ipam,
+    ipcache,
+    node,
+    policy,
+    status,
+    trace,
+    why,
+    workload,
+)
 from clients.cli.command import global_options
 from clients.cli.output import Answer, Exit, Stop, as_json
 from clients.cli.session import Session, status_of
@@ -20,7 +35,7 @@ from fairlead import telemetry
 from fairlead.bus_nats import connect
 from fairlead.errors import FairleadError
 
-_MODULES = (status, node, endpoint, workload, identity, ipcache, policy, bpf, ipam, bgp, flow, why, trace)
+_MODULES = (status, node, endpoint, workload, identity, ipcache, policy, bpf, datapath, ipam, bgp, flow, why, trace)
 _EXAMPLE = """\
 example:
   fairlead status

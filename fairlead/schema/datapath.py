@@ -210,6 +210,30 @@ class RealisedRow(Row, frozen=True, kw_only=True):
     """Identity to what stands in the way."""
 
 
+class Difference(Message, frozen=True, kw_only=True):
+    """One thing in a node's kernel that is not as it should be."""
+
+    subject: str
+    """What it is about, for instance `endpoint 7` or `device eth0`."""
+    problem: str
+    """In words that stay the same, for instance `policy entry missing`."""
+    detail: str = ""
+    endpoint: int = 0
+    """The endpoint it is about; 0: what all share."""
+
+
+class Verification(Message, frozen=True, kw_only=True):
+    """A node's kernel compared with what should be there; no difference: all is as it should be."""
+
+    node: NodeNameField
+    differences: tuple[Difference, ...] = ()
+    """Of many of one kind the first ones, and one that says how many more."""
+    found: int = 0
+    """How many differences there are in all."""
+    compared: dict[str, int] = msgspec.field(default_factory=dict)
+    """How much was looked at."""
+
+
 class BreakGlass(Message, frozen=True, kw_only=True):
     """Entries that nobody had ordered were found in a policy map and removed."""
 
@@ -243,4 +267,11 @@ FLOWS = Topic("fairlead.get.datapath.flow.list.v1", FlowQuery, FlowList, per_nod
 FLOW_SEEN = Topic("fairlead.flow.datapath.flow.seen.v1", Flow, Empty, per_node=True, summary="flows and drops, lossy")
 BREAK_GLASS = Topic(
     "fairlead.evt.datapath.breakglass.found.v1", BreakGlass, Empty, per_node=True, summary="foreign entries removed"
+)
+VERIFY = Topic(
+    "fairlead.get.datapath.verify.show.v1",
+    Empty,
+    Verification,
+    per_node=True,
+    summary="the kernel compared with what should be there",
 )

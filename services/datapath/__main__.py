@@ -14,13 +14,17 @@ from services.datapath.store import Store
 async def serve(settings: DatapathSettings) -> None:
     """Run until told to end."""
     from services.datapath.kernel.linux import LinuxKernel  # noqa: PLC0415 - bcc is needed on nodes only
+    from services.datapath.kernel.survey import Surveyor  # noqa: PLC0415 - same
 
     uplinks = settings.uplinks or host.uplinks()
     addresses = settings.node_addresses or host.addresses(uplinks)
     async with App("datapath", settings) as app:
         kernel = LinuxKernel(Path(settings.pin_directory), uplinks)
         store = Store(app.state_dir)
-        datapath = Datapath(kernel, app.bus, store, settings, app.clock, app.condition, addresses=addresses)
+        surveyor = Surveyor(Path(settings.pin_directory), uplinks)
+        datapath = Datapath(
+            *(kernel, app.bus, store, settings, app.clock, app.condition), addresses=addresses, inspector=surveyor
+        )
         await datapath.begin()
         for name, work in datapath.tasks().items():
             app.spawn(name, work)

@@ -88,7 +88,7 @@ class Realiser:
             self._write_policy(endpoint, want.policy)
         if plugged is None:
             raise KernelError(refusal)
-        self._enter(_entry(want, plugged))
+        self._enter(entry_of(want, plugged))
         return self.standing(endpoint)
 
     def remove(self, endpoint: int) -> None:
@@ -187,7 +187,8 @@ def _span(endpoint: int, policy: PolicyMap) -> AbstractContextManager[object]:
     )
 
 
-def _entry(want: EndpointWant, plugged: Plugged) -> EndpointEntry:
+def entry_of(want: EndpointWant, plugged: Plugged) -> EndpointEntry:
+    """Return the entry that should stand for the endpoint behind this link."""
     policy = want.policy
     return EndpointEntry(
         endpoint=want.link.endpoint,

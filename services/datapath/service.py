@@ -38,6 +38,8 @@ from services.datapath.policies import realised
 from services.datapath.realise import Realiser
 from services.datapath.settings import DatapathSettings
 from services.datapath.store import Store
+from services.datapath.verification import Verification
+from services.datapath.verify import Inspector
 from services.datapath.worker import KernelThread
 
 T = TypeVar("T")
@@ -60,6 +62,7 @@ class Datapath:
         *,
         addresses: tuple[Address, ...] = (),
         random: Random | None = None,
+        inspector: Inspector | None = None,
     ) -> None:
         self.name = NodeName(settings.node)
         self._kernel, self._bus, self._store, self._clock, self._report = kernel, bus, store, clock, report
@@ -76,6 +79,7 @@ class Datapath:
         self.flows = FlowRecorder(kernel, self._explain, clock, self._random, budgets)
         self._realised = Projector(bus.bucket(topics.REALISED), clock=clock)
         self._endpoint_operations = EndpointOperations(self.node.endpoints, self._realiser, self.thread)
+        self._verification = Verification(self.node, kernel, self.thread, self._realiser, inspector)
         self.node.on_hosted = self.mirrors.host
         self.node.on_realised = self._realised_may_differ
         self._telling = False
@@ -140,6 +144,7 @@ class Datapath:
         while True:
             await self._clock.sleep(self._settings.reconcile_s)
             await self._endpoint_operations.patrol()
+            await self._verification.repair_plumbing()
             await asyncio.to_thread(self._store.save_ages, self.node.addresses.book.since())
 
     async def _watch(self) -> None:
@@ -248,6 +253,12 @@ class Datapath:
         """Return recorded flows."""
         return self.flows.query(self.name, ask)
 
+    async def verify(self, _ask: Empty) -> topics.Verification:
+        """Compare the kernel with what should be there."""
+        if not self._started.is_set():
+            raise Unavailable(f"the datapath of node {self.name} is not up: {self.kernel_error}")
+        return await self._verification.verify()
+
     def _find(self, text: str) -> EndpointRecord:
         record = self.node.endpoints.find(text)
         if record is None:
@@ -268,6 +279,7 @@ class Datapath:
             route(topics.POLICY_MAP, self.dump_policy, self.name),
             route(topics.LOOKUP_ADDRESS, self.look_up, self.name),
             route(topics.FLOWS, self.list_flows, self.name),
+            route(topics.VERIFY, self.verify, self.name),
         )
 
     def close(self) -> None:
