@@ -47,6 +47,10 @@ class ApplyPolicy(Message, frozen=True, kw_only=True):
     document: PolicyObject
     wait_s: Seconds = 0
     author: Text = ""
+    owner: Text = ""
+    """On whose behalf; a document that has an owner is changed by nobody else, unless forced."""
+    expected_revision: Revision | None = None
+    """The revision that the author has seen (0: none): anything else is a Conflict."""
 
 
 class PolicyReference(Message, frozen=True, kw_only=True):
@@ -62,6 +66,49 @@ class DeletePolicy(Message, frozen=True, kw_only=True):
 
     policy: PolicyReference
     wait_s: Seconds = 0
+    author: Text = ""
+    owner: Text = ""
+    expected_revision: Revision | None = None
+
+
+class RollBackPolicy(Message, frozen=True, kw_only=True):
+    """Store an earlier version again; `version` 0 is the newest that differs. The rest as in ApplyPolicy."""
+
+    policy: PolicyReference
+    version: Annotated[int, Meta(ge=0)] = 0
+    wait_s: Seconds = 0
+    author: Text = ""
+    owner: Text = ""
+    expected_revision: Revision | None = None
+
+
+class PolicyHistoryQuery(Message, frozen=True, kw_only=True):
+    """The versions of one policy, without their documents; or with `version`, that one with its document."""
+
+    policy: PolicyReference
+    version: Annotated[int, Meta(ge=0)] = 0
+
+
+class PolicyVersion(Message, frozen=True, kw_only=True):
+    """One change of a policy; `document` is None where the policy went, where it is left out, or where it was too large to keep."""
+
+    version: int
+    revision: Revision
+    action: str
+    """`stored`, `deleted`, `expired` or `rolled back to N`."""
+    at: datetime
+    author: str = ""
+    owner: str = ""
+    trace: str = ""
+    forced: bool = False
+    document: PolicyObject | None = None
+
+
+class PolicyHistory(Message, frozen=True, kw_only=True):
+    """The versions that are kept, oldest first."""
+
+    policy: PolicyReference
+    versions: tuple[PolicyVersion, ...] = ()
 
 
 class NodeRealised(Message, frozen=True, kw_only=True):
@@ -98,7 +145,10 @@ class StoredPolicy(Message, frozen=True, kw_only=True):
     author: str = ""
     trace: str = ""
     forced: bool = False
-    """Whether it was stored against tests that failed."""
+    """Whether it was stored against tests that failed, or against its owner."""
+    owner: str = ""
+    version: int = 0
+    at: datetime | None = None
     stage: Text = "live"
     """`live`; `audit`: it denies nothing until `audit_until`; `staged`: it does nothing."""
     audit_until: datetime | None = None
@@ -199,6 +249,16 @@ FORCE_DELETE = Topic(
     PolicyApplied,
     intent=True,
     summary="remove a policy although tests fail or it belongs to somebody else",
+)
+ROLLBACK = Topic(
+    "fairlead.cmd.policy.document.rollback.v1",
+    RollBackPolicy,
+    PolicyApplied,
+    intent=True,
+    summary="store an earlier version of a policy again, and wait",
+)
+HISTORY = Topic(
+    "fairlead.get.policy.document.history.v1", PolicyHistoryQuery, PolicyHistory, summary="the versions of a policy"
 )
 POLICY_PUBLISHED = Topic(
     "fairlead.evt.policy.document.published.v1", PolicyObject, PolicyApplied, intent=True, summary="a policy to store"

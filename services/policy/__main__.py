@@ -11,11 +11,13 @@ from fairlead.clock import Clock
 from fairlead.kv import Kv
 from fairlead.schema.policy import CIDRS as CIDR_BUCKET
 from fairlead.schema.policy import POLICY_ROWS
+from services.policy.editing import Editor
 from services.policy.projection import Projection, Report
 from services.policy.service import PolicyService
 from services.policy.settings import PolicySettings
 from services.policy.store import CIDRS, POLICIES, PolicyStore
 from services.policy.view import View
+from services.policy.waiting import Waiting
 
 Work = dict[str, Callable[[], Awaitable[None]]]
 """What must run in the background for ever, by name."""
@@ -23,7 +25,8 @@ Work = dict[str, Callable[[], Awaitable[None]]]
 
 def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Report) -> tuple[PolicyService, Work]:
     """Return the service and its background work, joined to this store and this bus."""
-    store = PolicyStore(kv)
+    store = PolicyStore(kv, settings.keep_versions)
+    editor = Editor(store, clock, settings.owners)
     projection = Projection(
         lambda: View(settings.identities, settings.translation(), settings.enforcement()),
         store,
@@ -33,7 +36,7 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
         report=report,
         accept_mass_change=settings.accept_mass_change,
     )
-    service = PolicyService(store, projection, settings.translation(), bus, clock)
+    service = PolicyService(store, editor, projection, settings.translation(), Waiting(projection, bus, clock))
     follower = Follower(
         kv,
         # Documents are listed last, so that the revision of the listing is theirs.

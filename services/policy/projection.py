@@ -20,7 +20,7 @@ from fairlead.errors import Conflict, Unavailable
 from fairlead.kv import Change, Item
 from fairlead.schema.policy import CidrRows, PolicyRow, StoredPolicy
 from services.policy.model import is_subject
-from services.policy.store import POLICIES, PolicyStore
+from services.policy.store import POLICIES, PolicyStore, StoredDocument
 from services.policy.view import View
 
 _RETRY_S = 0.5
@@ -131,7 +131,8 @@ class Projection:
 
     async def _expire(self, stored: StoredPolicy) -> None:
         try:
-            await self._store.delete(stored.policy, stored.revision, "")
+            cause = StoredDocument(document=stored.document, author="expiry", at=self._clock.now())
+            await self._store.delete(stored.policy, stored.revision, cause, "expired")
         except (Conflict, Unavailable):
             return  # another replica was faster, it has changed, or the store is away: the next round looks again
 

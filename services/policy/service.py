@@ -4,49 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fairlead import codec, telemetry
-from fairlead.bus import Bus, Route, route
-from fairlead.clock import Clock
-from fairlead.errors import Conflict, InvalidInput
+from msgspec.structs import replace
+
+from fairlead import codec
+from fairlead.bus import Route, route
+from fairlead.errors import InvalidInput
 from fairlead.schema.base import Empty
 from fairlead.schema.policy import (
     APPLY,
     DELETE,
     FORCE_APPLY,
     FORCE_DELETE,
+    HISTORY,
     POLICIES,
     POLICY_PUBLISHED,
     POLICY_WITHDRAWN,
+    ROLLBACK,
     ApplyPolicy,
     DeletePolicy,
     PolicyApplied,
+    PolicyHistory,
+    PolicyHistoryQuery,
     PolicyList,
     PolicyObject,
     PolicyReference,
+    RollBackPolicy,
 )
+from services.policy.editing import Edit, Editor
 from services.policy.gate import check_groups, failing_tests
+from services.policy.history import to_roll_back_to
 from services.policy.parse import normal_reference, parse
 from services.policy.projection import Projection
 from services.policy.rules import Policy, Translation, title
-from services.policy.store import Found, PolicyStore, StoredDocument, policy_key
+from services.policy.store import PolicyStore, policy_key
 from services.policy.waiting import Waiting
 
-_TRIES = 5
 _TOLD_TESTS = 5
+_NO_DOCUMENT = PolicyObject(apiVersion="", kind="", metadata={})
 
 
 class PolicyService:
     """Commits documents; the projection does the rest."""
 
     def __init__(
-        self, store: PolicyStore, projection: Projection, translation: Translation, bus: Bus, clock: Clock
+        self, store: PolicyStore, editor: Editor, projection: Projection, translation: Translation, waiting: Waiting
     ) -> None:
         self._store = store
+        self._editor = editor
         self._projection = projection
         self._translation = translation
-        self.waiting = Waiting(projection, bus, clock)
-        self._committed = 0
-        """The newest revision that this process has committed itself."""
+        self.waiting = waiting
 
     async def apply(self, ask: ApplyPolicy) -> PolicyApplied:
         """Store a document. Raises InvalidInput naming the field or the test that fails, Conflict."""
@@ -64,16 +71,37 @@ class PolicyService:
         """Remove a document although tests of others fail. Raises InvalidInput, Conflict."""
         return await self._delete(ask, forced=True)
 
-    async def _apply(self, ask: ApplyPolicy, *, forced: bool) -> PolicyApplied:
+    async def roll_back(self, ask: RollBackPolicy) -> PolicyApplied:
+        """Store an earlier version again, as any change is stored. Raises InvalidInput, Conflict, Denied."""
+        reference = normal_reference(ask.policy.kind, ask.policy.name, ask.policy.namespace)
+        version = to_roll_back_to(await self._store.versions(reference), ask.version)
+        again = ApplyPolicy(
+            document=version.document or _NO_DOCUMENT,
+            wait_s=ask.wait_s,
+            author=ask.author,
+            owner=ask.owner,
+            expected_revision=ask.expected_revision,
+        )
+        return await self._apply(again, forced=False, action=f"rolled back to {version.version}")
+
+    async def history(self, ask: PolicyHistoryQuery) -> PolicyHistory:
+        """Return the versions that are kept, oldest first; documents only of the one that is asked for. Raises InvalidInput."""
+        reference = normal_reference(ask.policy.kind, ask.policy.name, ask.policy.namespace)
+        versions = await self._store.versions(reference)
+        if ask.version:
+            found = tuple(version for version in versions if version.version == ask.version)
+        else:
+            found = tuple(replace(version, document=None) for version in versions)
+        return PolicyHistory(policy=reference, versions=found)
+
+    async def _apply(self, ask: ApplyPolicy, *, forced: bool, action: str = "stored") -> PolicyApplied:
         policy = self._understood(ask.document)
         await self._ready()
         failing = self._failing(policy.reference, policy, ask.document, forced=forced)
         before = self.waiting.selected_now(policy.reference)
         await self._store.number(policy.prefixes)
-        stored = StoredDocument(
-            document=ask.document, author=ask.author, trace=telemetry.traceparent(), forced=bool(failing)
-        )
-        revision, changed = await self._put(policy.reference, stored)
+        edit = Edit(ask.author, ask.owner, action, ask.expected_revision, forced=forced, failing=bool(failing))
+        revision, changed = await self._editor.put(policy.reference, ask.document, edit)
         answer = PolicyApplied(
             policy=policy.reference,
             revision=revision,
@@ -88,11 +116,12 @@ class PolicyService:
         await self._ready()
         failing = self._failing(reference, None, None, forced=forced)
         before = self.waiting.selected_now(reference)
-        revision, changed = await self._remove(reference)
+        edit = Edit(ask.author, ask.owner, "deleted", ask.expected_revision, forced=forced)
+        revision, changed = await self._editor.remove(reference, edit)
         missing = () if changed else (f"there is no {title(reference)}",)
         answer = PolicyApplied(
             policy=reference,
-            revision=revision,
+            revision=revision or self._projection.revision,
             changed=changed,
             identities=tuple(sorted(before)),
             warnings=(*missing, *failing),
@@ -102,7 +131,7 @@ class PolicyService:
     async def _ready(self) -> None:
         """Return when what this process has committed is among what decisions are made by. Raises Unavailable."""
         await self._projection.ready()
-        await self._projection.caught_up(self._committed)
+        await self._projection.caught_up(self._editor.committed)
 
     def _failing(
         self, reference: PolicyReference, policy: Policy | None, document: PolicyObject | None, *, forced: bool
@@ -142,6 +171,8 @@ class PolicyService:
             route(DELETE, self.delete),
             route(FORCE_APPLY, self.force_apply),
             route(FORCE_DELETE, self.force_delete),
+            route(ROLLBACK, self.roll_back),
+            route(HISTORY, self.history),
             route(POLICIES, self.list),
             route(POLICY_PUBLISHED, self.published),
             route(POLICY_WITHDRAWN, self.withdrawn),
@@ -153,36 +184,3 @@ class PolicyService:
         except (TypeError, ValueError, OverflowError, NotImplementedError, RecursionError) as error:
             raise InvalidInput(f"`document`: it holds values that have no wire form: {error}") from error
         return parse(document, self._translation)
-
-    async def _put(self, reference: PolicyReference, stored: StoredDocument) -> tuple[int, bool]:
-        for _ in range(_TRIES):
-            found = await self._found(reference)
-            if found is not None and found.stored.document == stored.document:
-                return found.revision, False
-            try:
-                self._committed = await self._store.put(reference, stored, found.revision if found else 0)
-            except Conflict:
-                continue  # somebody else changed it between the two calls: look again
-            return self._committed, True
-        raise Conflict(f"{policy_key(reference)} is changed by others all the time: try again")
-
-    async def _remove(self, reference: PolicyReference) -> tuple[int, bool]:
-        for _ in range(_TRIES):
-            revision = await self._store.revision(reference)
-            if not revision:
-                return self._projection.revision, False
-            try:
-                self._committed = await self._store.delete(reference, revision, telemetry.traceparent())
-            except Conflict:
-                continue  # somebody else changed it between the two calls: look again
-            return self._committed, True
-        raise Conflict(f"{policy_key(reference)} is changed by others all the time: try again")
-
-    async def _found(self, reference: PolicyReference) -> Found | None:
-        """Return what is stored; something unreadable is there to be overwritten."""
-        try:
-            return await self._store.get(reference)
-        except InvalidInput:
-            revision = await self._store.revision(reference)
-            empty = PolicyObject(apiVersion="", kind="", metadata={})
-            return Found(StoredDocument(document=empty), revision)

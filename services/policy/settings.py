@@ -22,6 +22,10 @@ class PolicySettings(CommonSettings, frozen=True, kw_only=True):
     """Whether a host may reach its own workloads unless a deny rule says otherwise."""
     prefix_grace_s: Annotated[float, Meta(ge=0, le=86400)] = 30.0
     """How long a prefix that no policy names any more keeps its identity, so that no node uses it after its rows are gone."""
+    keep_versions: Annotated[int, Meta(ge=1, le=50)] = 10
+    """How many versions of each document are kept."""
+    owners: tuple[str, ...] = ()
+    """Whose documents are by the beginning of their name, `<kind>/<namespace or _>/<name>=<owner>`: nobody else changes them unforced."""
     accept_mass_change: bool = False
     """Start even if the store now lacks most of the policies or identities that were announced before."""
 

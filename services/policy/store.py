@@ -9,13 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from fairlead import codec
 from fairlead.errors import Conflict, Exhausted, FairleadError, InvalidInput
 from fairlead.kv import Check, Delete, Item, Kv, Put
 from fairlead.schema.base import Message
 from fairlead.schema.identity import FIRST_CIDR_IDENTITY
-from fairlead.schema.policy import PolicyObject, PolicyReference
+from fairlead.schema.policy import PolicyObject, PolicyReference, PolicyVersion
+from services.policy.history import StoredVersion, history_prefix, next_record, read_versions
 
 POLICIES = "fairlead/policies/"
 DELETION = "fairlead/policies/_deletion"
@@ -26,6 +30,7 @@ MAX_DOCUMENT_BYTES = 1024 * 1024
 _LAST_CIDR_IDENTITY = FIRST_CIDR_IDENTITY + 0xFFFFFE
 _PREFIXES_AT_ONCE = 40
 _TRIES = 10
+_UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StoredDocument(Message, frozen=True, kw_only=True):
@@ -35,7 +40,10 @@ class StoredDocument(Message, frozen=True, kw_only=True):
     author: str = ""
     trace: str = ""
     forced: bool = False
-    """Whether it was stored against tests that failed."""
+    """Whether it was stored against tests that failed, or against its owner."""
+    owner: str = ""
+    version: int = 0
+    at: datetime | None = None
 
 
 class Deletion(Message, frozen=True, kw_only=True):
@@ -73,8 +81,9 @@ def decode_number(item: Item) -> int:
 class PolicyStore:
     """Documents and prefix numbers, changed by compare-and-swap."""
 
-    def __init__(self, kv: Kv) -> None:
+    def __init__(self, kv: Kv, keep_versions: int = 10) -> None:
         self._kv = kv
+        self._keep = keep_versions
 
     async def get(self, reference: PolicyReference) -> Found | None:
         """Return the document, or None. Raises InvalidInput when what is stored cannot be read."""
@@ -86,18 +95,43 @@ class PolicyStore:
         item = await self._kv.get(policy_key(reference))
         return item.revision if item else 0
 
-    async def put(self, reference: PolicyReference, stored: StoredDocument, expecting: int) -> int:
+    async def put(
+        self, reference: PolicyReference, stored: StoredDocument, expecting: int, action: str = "stored"
+    ) -> int:
         """Store the document if its revision is still `expecting` (0: none); return the new one. Raises Conflict."""
-        key, value = policy_key(reference), codec.encode(stored)
+        number, check, record = await self._record(reference, stored, action, stored.document)
+        key, value = policy_key(reference), codec.encode(replace(stored, version=number))
         if len(value) > MAX_DOCUMENT_BYTES:
             raise InvalidInput(f"`spec`: the policy has {len(value)} bytes; at most {MAX_DOCUMENT_BYTES} fit: split it")
-        return await self._kv.commit([Check(key, expecting)], [Put(key, value)])
+        return await self._kv.commit([Check(key, expecting), check], [Put(key, value), *record])
 
-    async def delete(self, reference: PolicyReference, expecting: int, trace: str) -> int:
+    async def delete(
+        self, reference: PolicyReference, expecting: int, cause: StoredDocument, action: str = "deleted"
+    ) -> int:
         """Remove the document if its revision is still `expecting`; return the revision of that. Raises Conflict."""
+        _, check, record = await self._record(reference, cause, action, None)
         key = policy_key(reference)
-        note = Put(DELETION, codec.encode(Deletion(trace=trace)))
-        return await self._kv.commit([Check(key, expecting)], [Delete(key), note])
+        note = Put(DELETION, codec.encode(Deletion(trace=cause.trace)))
+        return await self._kv.commit([Check(key, expecting), check], [Delete(key), note, *record])
+
+    async def versions(self, reference: PolicyReference) -> list[PolicyVersion]:
+        """Return the versions that are kept, oldest first."""
+        return await read_versions(self._kv, reference)
+
+    async def _record(
+        self, reference: PolicyReference, cause: StoredDocument, action: str, document: PolicyObject | None
+    ) -> tuple[int, Check, list[Put | Delete]]:
+        known = (await self._kv.list(history_prefix(reference))).items
+        version = StoredVersion(
+            action=action,
+            at=cause.at or _UNKNOWN_TIME,
+            author=cause.author,
+            owner=cause.owner,
+            trace=cause.trace,
+            forced=cause.forced,
+            document=document,
+        )
+        return next_record(reference, known, version, self._keep)
 
     async def number(self, prefixes: Iterable[str]) -> dict[str, int]:
         """Return the number of each prefix, given now to those that have none. Raises Conflict, Exhausted."""

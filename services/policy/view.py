@@ -137,6 +137,9 @@ class View:
                 author=stored.author,
                 trace=stored.trace,
                 forced=stored.forced,
+                owner=stored.owner,
+                version=stored.version,
+                at=stored.at,
             ),
         )
 
