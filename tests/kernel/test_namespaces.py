@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -335,7 +335,8 @@ def test_destroy_leaves_nothing() -> None:
         pins = rig.pins
         rig.kernel.destroy()
         assert not pins.exists()
-        names = [device.name for device in links.all_devices(netlink.Netlink())]
+        with closing(netlink.Netlink()) as wire:
+            names = [device.name for device in links.all_devices(wire)]
         assert sorted(names) == ["lo", "up0"]
         assert run("tc", "qdisc", "show", "dev", "up0").count("clsact") == 0
         assert "2047" not in run("ip", "rule") + run("ip", "-6", "rule")

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import errno
 import re
-import struct
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyroute2.netlink import nlmsg, rtnl
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD, IFA_F_NOPREFIXROUTE, ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT, ndmsg
+from pyroute2.netlink.rtnl.rtmsg import RTNH_F_ONLINK, rtmsg
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
+from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
+from pyroute2.protocols import ETH_P_ALL
+
 from fairlead.address import Address
 from services.datapath.kernel import abi, netlink
-from services.datapath.kernel.netlink import Message, Netlink, attribute, number, text
+from services.datapath.kernel.netlink import Message, Netlink, body, nested
 from services.datapath.operations import KernelError, Link
 
 HOST_DEVICE, HOST_PEER = "fairlead_host", "fairlead_net"
 _HOST_PEER_MAC = bytes.fromhex("02666c000002")
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
-_CLSACT = 0xFFFFFFF1
-_ALL_PROTOCOLS_BE = 0x0300
 _PRIORITY = 1
-_UP, _NOARP = 1, 0x80
-_ADDRESS, _NAME, _MTU, _LINK, _LINKINFO, _AF_SPEC, _NETNS_FD, _LINK_NETNSID = 1, 3, 4, 5, 18, 26, 28, 37
+_ADDR_GEN_NONE = 1
 _ETHERNET = 1
 _POD_INTERFACE = re.compile(r"fl(\d{5})")
 _GATEWAYS = {4: Address("169.254.1.1"), 6: Address("fe80::1")}
@@ -64,32 +70,27 @@ def pod_mac(endpoint: int) -> bytes:
     return bytes.fromhex("02666c01") + endpoint.to_bytes(2, "big")
 
 
-def _ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
-    return struct.pack("=BxHiII", 0, 0, index, flags, change)
-
-
-def _device(payload: bytes) -> Device:
-    _, kind, index, _, _ = struct.unpack_from("=BxHiII", payload)
-    found = netlink.attributes(payload, 16)
+def _device(answer: nlmsg) -> Device:
+    kind = answer["ifi_type"]
     return Device(
-        name=found[_NAME].rstrip(b"\0").decode(),
-        ifindex=index,
-        mac=found.get(_ADDRESS, b""),
-        mtu_bytes=struct.unpack("=I", found[_MTU])[0],
-        peer_ifindex=struct.unpack("=I", found[_LINK])[0] if _LINK in found else 0,
+        name=answer.get_attr("IFLA_IFNAME"),
+        ifindex=answer["index"],
+        mac=bytes.fromhex(answer.get_attr("IFLA_ADDRESS").replace(":", "")) if kind == _ETHERNET else b"",
+        mtu_bytes=answer.get_attr("IFLA_MTU"),
+        peer_ifindex=answer.get_attr("IFLA_LINK", 0),
         kind=kind,
     )
 
 
 def find_device(wire: Netlink, name: str) -> Device | None:
     """Return the device of that name in the socket's namespace, or None."""
-    answer = wire.ask(Message(netlink.GETLINK, _ifinfo() + text(_NAME, name), f"look for device {name}"))
+    answer = wire.ask(Message(rtnl.RTM_GETLINK, body(ifinfmsg, {}, IFLA_IFNAME=name), f"look for device {name}"))
     return _device(answer) if answer is not None else None
 
 
 def all_devices(wire: Netlink) -> list[Device]:
     """Return every device of the socket's namespace."""
-    return [_device(payload) for payload in wire.dump(Message(netlink.GETLINK, _ifinfo(), "list devices"))]
+    return [_device(answer) for answer in wire.dump(Message(rtnl.RTM_GETLINK, body(ifinfmsg, {}), "list devices"))]
 
 
 def find_uplink(wire: Netlink, name: str) -> Device:
@@ -102,80 +103,94 @@ def find_uplink(wire: Netlink, name: str) -> Device:
     return device
 
 
-def add_veth(name: str, mac: bytes, mtu_bytes: int, peer: bytes) -> Message:
+def _shape(name: str, mac: bytes, mtu_bytes: int) -> dict[str, object]:
+    return {"IFLA_IFNAME": name, "IFLA_ADDRESS": mac.hex(":"), "IFLA_MTU": mtu_bytes}
+
+
+def add_veth(name: str, mac: bytes, mtu_bytes: int, peer: dict[str, object]) -> Message:
     """Return the request for a veth pair; `peer` comes from `veth_peer`."""
-    veth = attribute(2, attribute(1, peer))
-    info = attribute(_LINKINFO, text(1, "veth") + veth)
-    payload = _ifinfo() + text(_NAME, name) + attribute(_ADDRESS, mac) + number(_MTU, mtu_bytes) + info
-    return Message(netlink.NEWLINK, payload, f"create {name}", netlink.CREATE | netlink.EXCLUSIVE)
+    info = nested(IFLA_INFO_KIND="veth", IFLA_INFO_DATA=nested(VETH_INFO_PEER=peer))
+    payload = body(ifinfmsg, {}, **_shape(name, mac, mtu_bytes), IFLA_LINKINFO=info)
+    return Message(rtnl.RTM_NEWLINK, payload, f"create {name}", netlink.MAKE)
 
 
-def veth_peer(name: str, mac: bytes, mtu_bytes: int, netns_fd: int | None) -> bytes:
+def veth_peer(name: str, mac: bytes, mtu_bytes: int, netns_fd: int | None) -> dict[str, object]:
     """Return the description of a pair's other side, born in the namespace of the descriptor."""
-    place = number(_NETNS_FD, netns_fd) if netns_fd is not None else b""
-    return _ifinfo() + text(_NAME, name) + attribute(_ADDRESS, mac) + number(_MTU, mtu_bytes) + place
+    place = {"IFLA_NET_NS_FD": netns_fd} if netns_fd is not None else {}
+    return nested(**_shape(name, mac, mtu_bytes), **place)
 
 
 def set_up(name: str, flags: int = 0) -> list[Message]:
     """Return the requests that bring a device up without an IPv6 link-local address: nobody speaks from one."""
-    no_link_local = attribute(_AF_SPEC, attribute(10, attribute(8, b"\x01")))
-    flags |= _UP
+    no_link_local = nested(AF_INET6=nested(IFLA_INET6_ADDR_GEN_MODE=_ADDR_GEN_NONE))
+    prepare = body(ifinfmsg, {}, IFLA_IFNAME=name, IFLA_AF_SPEC=no_link_local)
+    flags |= IFF_UP
+    rise = body(ifinfmsg, {"flags": flags, "change": flags}, IFLA_IFNAME=name)
     return [
-        Message(netlink.SETLINK, _ifinfo() + text(_NAME, name) + no_link_local, f"prepare {name}", fine=_NO_IPV6),
-        Message(netlink.SETLINK, _ifinfo(0, flags, flags) + text(_NAME, name), f"bring {name} up"),
+        Message(rtnl.RTM_SETLINK, prepare, f"prepare {name}", fine=_NO_IPV6),
+        Message(rtnl.RTM_SETLINK, rise, f"bring {name} up"),
     ]
 
 
 def set_shape(name: str, mac: bytes, mtu_bytes: int) -> Message:
     """Return the request that gives a device its MAC and MTU."""
-    payload = _ifinfo() + text(_NAME, name) + attribute(_ADDRESS, mac) + number(_MTU, mtu_bytes)
-    return Message(netlink.SETLINK, payload, f"set MAC and MTU of {name}")
+    return Message(rtnl.RTM_SETLINK, body(ifinfmsg, {}, **_shape(name, mac, mtu_bytes)), f"set MAC and MTU of {name}")
 
 
 def remove_device(name: str) -> Message:
     """Return the request that removes a device, whether it is there or not."""
-    return Message(netlink.DELLINK, _ifinfo() + text(_NAME, name), f"remove {name}", fine=netlink.ABSENT)
+    return Message(rtnl.RTM_DELLINK, body(ifinfmsg, {}, IFLA_IFNAME=name), f"remove {name}", fine=netlink.ABSENT)
 
 
 def _family(address: Address) -> int:
-    return 2 if address.family == 4 else 10
+    return socket.AF_INET if address.family == 4 else socket.AF_INET6
 
 
-def _address_message(kind: int, index: int, address: Address) -> Message:
-    family = _family(address)
-    flags = number(8, 0x202 if family == 10 else 0x200)  # nodad for IPv6: no double can exist; no prefix route
-    payload = struct.pack("=BBBBI", family, address.family.bits, 0, 0, index)
-    payload += attribute(2, address.packed) + attribute(1, address.packed) + flags
-    if kind == netlink.NEWADDR:
-        return Message(kind, payload, f"add address {address}", netlink.CREATE | netlink.REPLACE)
-    return Message(kind, payload, f"remove address {address}", fine=netlink.ABSENT)
+def _address(index: int, address: Address) -> nlmsg:
+    # nodad for IPv6: no double can exist
+    flags = IFA_F_NOPREFIXROUTE | (IFA_F_NODAD if address.family == 6 else 0)
+    fields = {"family": _family(address), "prefixlen": address.family.bits, "index": index}
+    return body(ifaddrmsg, fields, IFA_LOCAL=str(address), IFA_ADDRESS=str(address), IFA_FLAGS=flags)
+
+
+def _add_address(index: int, address: Address) -> Message:
+    return Message(rtnl.RTM_NEWADDR, _address(index, address), f"add address {address}", netlink.SET)
+
+
+def _remove_address(index: int, address: Address) -> Message:
+    return Message(rtnl.RTM_DELADDR, _address(index, address), f"remove address {address}", fine=netlink.ABSENT)
 
 
 def addresses_of(wire: Netlink, index: int) -> set[Address]:
     """Return the host addresses that a device has, link-local ones left out."""
     found = set()
-    for payload in wire.dump(Message(netlink.GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, 0), "list addresses")):
-        family, _, _, scope, owner = struct.unpack_from("=BBBBI", payload)
-        values = netlink.attributes(payload, 8)
-        if owner == index and scope == 0 and family in {2, 10}:
-            packed = values.get(2, values.get(1, b""))
-            mapped = packed if family == 10 else b"\0" * 10 + b"\xff\xff" + packed
-            found.add(abi.unpack_address(mapped))
+    for answer in wire.dump(Message(rtnl.RTM_GETADDR, body(ifaddrmsg, {"index": index}), "list addresses")):
+        if answer["index"] == index and answer["scope"] == rtnl.rt_scope["universe"]:
+            # IFA_ADDRESS is the other side's on a point-to-point device, and IPv6 has no IFA_LOCAL elsewhere
+            found.add(Address(answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")))
     return found
 
 
 def _gateway_messages(index: int, family: int) -> list[Message]:
     gateway = _GATEWAYS[family]
-    number_of_family = _family(gateway)
-    neighbour = struct.pack("=BxxxiHBB", number_of_family, index, 0x80, 0, 0)
-    neighbour += attribute(1, gateway.packed) + attribute(2, abi.GATEWAY_MAC)
-    # table main, protocol static, scope universe, unicast, on link
-    route = struct.pack("=BBBBBBBBI", number_of_family, 0, 0, 0, 254, 4, 0, 1, 4)
-    route += attribute(5, gateway.packed) + number(4, index)
-    make = netlink.CREATE | netlink.REPLACE
+    neighbour = body(
+        ndmsg,
+        {"family": _family(gateway), "ifindex": index, "state": NUD_PERMANENT},
+        NDA_DST=str(gateway),
+        NDA_LLADDR=abi.GATEWAY_MAC.hex(":"),
+    )
+    fields = {
+        "family": _family(gateway),
+        "table": 254,  # main
+        "proto": rtnl.rt_proto["static"],
+        "scope": rtnl.rt_scope["universe"],
+        "type": rtnl.rt_type["unicast"],
+        "flags": RTNH_F_ONLINK,
+    }
+    route = body(rtmsg, fields, RTA_GATEWAY=str(gateway), RTA_OIF=index)
     return [
-        Message(netlink.NEWNEIGH, neighbour, f"set neighbour {gateway}", make),
-        Message(netlink.NEWROUTE, route, f"set default route by {gateway}", make),
+        Message(rtnl.RTM_NEWNEIGH, neighbour, f"set neighbour {gateway}", netlink.SET),
+        Message(rtnl.RTM_NEWROUTE, route, f"set default route by {gateway}", netlink.SET),
     ]
 
 
@@ -187,57 +202,60 @@ def pod_side(link: Link, device: Device, have: set[Address], mtu_bytes: int) -> 
         set_shape(link.interface, pod_mac(link.endpoint), mtu_bytes),
         *set_up("lo"),
         *set_up(link.interface),
-        *(_address_message(netlink.DELADDR, device.ifindex, address) for address in gone),
-        *(_address_message(netlink.NEWADDR, device.ifindex, address) for address in link.addresses),
+        *(_remove_address(device.ifindex, address) for address in gone),
+        *(_add_address(device.ifindex, address) for address in link.addresses),
         *(message for family in families for message in _gateway_messages(device.ifindex, family)),
     ]
 
 
+def _hook(index: int, hook: int) -> dict[str, int]:
+    return {"index": index, "handle": 1, "parent": hook, "info": _PRIORITY << 16 | socket.htons(ETH_P_ALL)}
+
+
+def _clsact(index: int) -> nlmsg:
+    return body(tcmsg, {"index": index, "handle": 0xFFFF0000, "parent": rtnl.TC_H_CLSACT}, TCA_KIND="clsact")
+
+
 def attach(index: int, hook: int, program: str, fd: int) -> list[Message]:
     """Return the requests that put a program on a hook; one that is there is replaced without a gap."""
-    qdisc = struct.pack("=BxxxiIII", 0, index, 0xFFFF0000, _CLSACT, 0) + text(1, "clsact")
-    head = struct.pack("=BxxxiIII", 0, index, 1, hook, _PRIORITY << 16 | _ALL_PROTOCOLS_BE)
-    options = number(6, fd) + text(7, f"fairlead:{program}") + number(8, 1)  # direct action
+    options = nested(TCA_BPF_FD=fd, TCA_BPF_NAME=f"fairlead:{program}", TCA_BPF_FLAGS=TCA_BPF_FLAG_ACT_DIRECT)
+    # the kind comes first: by it pyroute2 knows what the options are
+    filtering = body(tcmsg, _hook(index, hook), TCA_KIND="bpf", TCA_OPTIONS=options)
     return [
-        Message(netlink.NEWQDISC, qdisc, "add clsact", netlink.CREATE | netlink.EXCLUSIVE, fine=netlink.ALREADY),
-        Message(
-            netlink.NEWTFILTER,
-            head + text(1, "bpf") + attribute(2, options),
-            f"attach {program}",
-            netlink.CREATE | netlink.REPLACE,
-        ),
+        Message(rtnl.RTM_NEWQDISC, _clsact(index), "add clsact", netlink.MAKE, fine=netlink.ALREADY),
+        Message(rtnl.RTM_NEWTFILTER, filtering, f"attach {program}", netlink.SET),
     ]
 
 
 def remove_clsact(index: int) -> Message:
     """Return the request that removes the qdisc below the hooks; do it only when nobody's filter is left on it."""
-    qdisc = struct.pack("=BxxxiIII", 0, index, 0xFFFF0000, _CLSACT, 0)
-    return Message(netlink.DELQDISC, qdisc, "remove clsact", fine=netlink.ABSENT | {errno.EINVAL})
+    return Message(rtnl.RTM_DELQDISC, _clsact(index), "remove clsact", fine=netlink.ABSENT | {errno.EINVAL})
+
+
+def _filters(wire: Netlink, index: int, hook: int) -> list[nlmsg]:
+    ask = body(tcmsg, {"index": index, "parent": hook})
+    return wire.dump(Message(rtnl.RTM_GETTFILTER, ask, "list filters"))
 
 
 def has_filters(wire: Netlink, index: int) -> bool:
     """Tell whether any filter, ours or another's, is on the device's hooks."""
-    asks = (
-        Message(netlink.GETTFILTER, struct.pack("=BxxxiIII", 0, index, 0, hook, 0), "") for hook in (INGRESS, EGRESS)
-    )
-    return any(wire.dump(ask) for ask in asks)
+    return any(_filters(wire, index, hook) for hook in (INGRESS, EGRESS))
 
 
 def detach(index: int, hook: int) -> Message:
     """Return the request that takes our program off a hook."""
-    head = struct.pack("=BxxxiIII", 0, index, 1, hook, _PRIORITY << 16 | _ALL_PROTOCOLS_BE) + text(1, "bpf")
-    return Message(netlink.DELTFILTER, head, "detach", fine=netlink.ABSENT | {errno.EINVAL})
+    payload = body(tcmsg, _hook(index, hook), TCA_KIND="bpf")
+    return Message(rtnl.RTM_DELTFILTER, payload, "detach", fine=netlink.ABSENT | {errno.EINVAL})
 
 
 def attached(wire: Netlink, index: int, hook: int) -> Attached | None:
     """Return our filter on a hook, or None."""
-    ask = Message(netlink.GETTFILTER, struct.pack("=BxxxiIII", 0, index, 0, hook, 0), "list filters")
-    for payload in wire.dump(ask):
-        handle = struct.unpack_from("=I", payload, 8)[0]
-        options = netlink.attributes(netlink.attributes(payload, 20).get(2, b""), 0)
-        name = options.get(7, b"").rstrip(b"\0").decode()
-        if handle and name.startswith("fairlead:"):
-            return Attached(name.removeprefix("fairlead:"), struct.unpack("=I", options[11])[0])
+    for answer in _filters(wire, index, hook):
+        if answer["handle"] and answer.get_attr("TCA_KIND") == "bpf":
+            options = answer.get_attr("TCA_OPTIONS")
+            name = options.get_attr("TCA_BPF_NAME", "")
+            if name.startswith("fairlead:"):
+                return Attached(name.removeprefix("fairlead:"), options.get_attr("TCA_BPF_ID"))
     return None
 
 
@@ -257,7 +275,7 @@ def host_door(wire: Netlink, mtu_bytes: int) -> Device:
         wire.send([add_veth(HOST_DEVICE, abi.GATEWAY_MAC, mtu_bytes, peer)])
     # its MAC is the gateway's, so that what pods send to the gateway is for the stack
     shape = [set_shape(HOST_PEER, _HOST_PEER_MAC, mtu_bytes), set_shape(HOST_DEVICE, abi.GATEWAY_MAC, mtu_bytes)]
-    wire.send([*shape, *set_up(HOST_PEER, _NOARP), *set_up(HOST_DEVICE, _NOARP)])
+    wire.send([*shape, *set_up(HOST_PEER, IFF_NOARP), *set_up(HOST_DEVICE, IFF_NOARP)])
     for family in ("ipv4", "ipv6"):
         forwarding = Path(f"/proc/sys/net/{family}/conf/{HOST_DEVICE}/forwarding")
         if forwarding.exists():

@@ -3,48 +3,65 @@
 from __future__ import annotations
 
 import errno
-import struct
+import socket
 from collections.abc import Iterable
 
+from pyroute2.netlink import nlmsg, rtnl
+from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL, fibmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
 from fairlead.address import Family, Prefix
-from services.datapath.kernel import abi, netlink
-from services.datapath.kernel.netlink import Message, Netlink, attribute, number
+from services.datapath.kernel import netlink
+from services.datapath.kernel.netlink import Message, Netlink, body
 
 TABLE = 2047
 PRIORITY = 1000
 _PROTOCOL = 88
 """Who made a route or rule, as `ip route` shows it: nobody else uses this number."""
-_NUMBER_BY_FAMILY = {Family.IPV4: 2, Family.IPV6: 10}
+_NUMBER_BY_FAMILY = {Family.IPV4: int(socket.AF_INET), Family.IPV6: int(socket.AF_INET6)}
 
 
-def _rule(kind: int, family: Family) -> Message:
-    payload = struct.pack("=BBBBBBBBI", _NUMBER_BY_FAMILY[family], 0, 0, 0, 0, 0, 0, 1, 0)
-    payload += number(6, PRIORITY) + number(15, TABLE) + attribute(21, bytes([_PROTOCOL]))
-    if kind == netlink.NEWRULE:
-        return Message(kind, payload, "add rule", netlink.CREATE | netlink.EXCLUSIVE, fine=netlink.ALREADY)
-    return Message(kind, payload, "remove rule", fine=netlink.ABSENT | {errno.EAFNOSUPPORT})
+def _rule(family: Family) -> nlmsg:
+    fields = {"family": _NUMBER_BY_FAMILY[family], "action": FR_ACT_TO_TBL}
+    return body(fibmsg, fields, FRA_PRIORITY=PRIORITY, FRA_TABLE=TABLE, FRA_PROTOCOL=_PROTOCOL)
 
 
-def _route(kind: int, prefix: Prefix, ifindex: int) -> Message:
-    # scope link for IPv4; IPv6 has no scopes and ignores it
-    payload = struct.pack("=BBBBBBBBI", _NUMBER_BY_FAMILY[prefix.family], prefix.length, 0, 0, 0, _PROTOCOL, 253, 1, 0)
-    payload += attribute(1, prefix.address.packed) + number(4, ifindex) + number(15, TABLE)
-    if kind == netlink.NEWROUTE:
-        return Message(kind, payload, f"add route to {prefix}", netlink.CREATE | netlink.REPLACE)
-    return Message(kind, payload, f"remove route to {prefix}", fine=netlink.ABSENT)
+def _add_rule(family: Family) -> Message:
+    return Message(rtnl.RTM_NEWRULE, _rule(family), "add rule", netlink.MAKE, fine=netlink.ALREADY)
+
+
+def _remove_rule(family: Family) -> Message:
+    return Message(rtnl.RTM_DELRULE, _rule(family), "remove rule", fine=netlink.ABSENT | {errno.EAFNOSUPPORT})
+
+
+def _route(prefix: Prefix, ifindex: int) -> nlmsg:
+    fields = {
+        "family": _NUMBER_BY_FAMILY[prefix.family],
+        "dst_len": prefix.length,
+        "proto": _PROTOCOL,
+        "scope": rtnl.rt_scope["link"],  # IPv6 has no scopes and ignores it
+        "type": rtnl.rt_type["unicast"],
+    }
+    return body(rtmsg, fields, RTA_DST=str(prefix.address), RTA_OIF=ifindex, RTA_TABLE=TABLE)
+
+
+def _add_route(prefix: Prefix, ifindex: int) -> Message:
+    return Message(rtnl.RTM_NEWROUTE, _route(prefix, ifindex), f"add route to {prefix}", netlink.SET)
+
+
+def _remove_route(prefix: Prefix, ifindex: int) -> Message:
+    return Message(rtnl.RTM_DELROUTE, _route(prefix, ifindex), f"remove route to {prefix}", fine=netlink.ABSENT)
 
 
 def routes(wire: Netlink) -> set[Prefix]:
     """Return the prefixes in our table."""
     found = set()
-    for family, family_number in _NUMBER_BY_FAMILY.items():
-        ask = Message(netlink.GETROUTE, struct.pack("=BBBBBBBBI", family_number, *([0] * 8)), "list routes")
-        for payload in wire.dump(ask):
-            values = netlink.attributes(payload, 12)
-            if struct.unpack("=I", values.get(15, b"\0\0\0\0"))[0] == TABLE and payload[5] == _PROTOCOL:
-                packed = values.get(1, bytes(family.bits // 8))
-                mapped = packed if family == Family.IPV6 else b"\0" * 10 + b"\xff\xff" + packed
-                found.add(Prefix(f"{abi.unpack_address(mapped)}/{payload[1]}"))
+    for family, number in _NUMBER_BY_FAMILY.items():
+        ask = Message(rtnl.RTM_GETROUTE, body(rtmsg, {"family": number}, RTA_TABLE=TABLE), "list routes")
+        for answer in wire.dump(ask):
+            if answer.get_attr("RTA_TABLE") == TABLE and answer["proto"] == _PROTOCOL:
+                anywhere = "0.0.0.0" if family is Family.IPV4 else "::"  # noqa: S104 - nothing listens: a default route
+                found.add(Prefix(f"{answer.get_attr('RTA_DST', anywhere)}/{answer['dst_len']}"))
     return found
 
 
@@ -54,14 +71,14 @@ def set_routes(wire: Netlink, prefixes: Iterable[Prefix], ifindex: int) -> None:
     families = sorted({prefix.family for prefix in wanted})
     wire.send(
         [
-            *(_rule(netlink.NEWRULE, family) for family in families),
-            *(_route(netlink.NEWROUTE, prefix, ifindex) for prefix in sorted(wanted)),
-            *(_route(netlink.DELROUTE, prefix, ifindex) for prefix in sorted(have - wanted)),
+            *(_add_rule(family) for family in families),
+            *(_add_route(prefix, ifindex) for prefix in sorted(wanted)),
+            *(_remove_route(prefix, ifindex) for prefix in sorted(have - wanted)),
         ]
     )
 
 
 def remove_all(wire: Netlink) -> None:
     """Remove our routes and rules."""
-    wire.send([_route(netlink.DELROUTE, prefix, 0) for prefix in sorted(routes(wire))])
-    wire.send([_rule(netlink.DELRULE, family) for family in Family])
+    wire.send([_remove_route(prefix, 0) for prefix in sorted(routes(wire))])
+    wire.send([_remove_rule(family) for family in Family])

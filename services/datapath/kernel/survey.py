@@ -11,14 +11,18 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from pyroute2.netlink import rtnl
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
 from fairlead.address import Prefix
 from services.datapath.kernel import abi, links, netlink, routes, syscalls
-from services.datapath.kernel.netlink import Message, Netlink
+from services.datapath.kernel.netlink import Message, Netlink, body
 from services.datapath.operations import KernelError, Link
 from services.datapath.verify import Difference
 
-_GETNEIGH = 30
-_UP = 1
 _MAIN = 254
 _ZERO = struct.pack("=I", 0)
 _FAMILIES = {4: 2, 6: 10}
@@ -174,29 +178,25 @@ class Surveyor:
 
 def _up(wire: Netlink) -> set[str]:
     """Return the names of the devices that are up."""
-    found = set()
-    for payload in wire.dump(Message(netlink.GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0), "list devices")):
-        if struct.unpack_from("=BxHiII", payload)[3] & _UP:
-            found.add(netlink.attributes(payload, 16)[3].rstrip(b"\0").decode())
-    return found
+    answers = wire.dump(Message(rtnl.RTM_GETLINK, body(ifinfmsg, {}), "list devices"))
+    return {answer.get_attr("IFLA_IFNAME") for answer in answers if answer["flags"] & IFF_UP}
 
 
 def _gateway(wire: Netlink, index: int, family: int) -> Iterator[tuple[str, str]]:
     """Say what is missing of the way out: the default route, and the gateway's MAC."""
-    gateway = links._GATEWAYS[family].packed  # noqa: SLF001 - the same facts, told once
-    ask = Message(netlink.GETROUTE, struct.pack("=BBBBBBBBI", _FAMILIES[family], *([0] * 8)), "list routes")
-    routed = False
-    for payload in wire.dump(ask):
-        values = netlink.attributes(payload, 12)
-        is_default = payload[1] == 0 and payload[4] == _MAIN
-        routed |= is_default and values.get(5) == gateway and values.get(4) == struct.pack("=I", index)
+    gateway, family_number = links._GATEWAYS[family], _FAMILIES[family]  # noqa: SLF001 - the same facts, told once
+    ask = Message(rtnl.RTM_GETROUTE, body(rtmsg, {"family": family_number}, RTA_TABLE=_MAIN), "list routes")
+    routed = any(
+        answer["dst_len"] == 0 and answer.get_attr("RTA_GATEWAY") == gateway and answer.get_attr("RTA_OIF") == index
+        for answer in wire.dump(ask)
+    )
     if not routed:
         yield "pod default route missing", f"IPv{family}"
-    neighbours = Message(_GETNEIGH, struct.pack("=BxxxiHBB", _FAMILIES[family], 0, 0, 0, 0), "list neighbours")
-    known = False
-    for payload in wire.dump(neighbours):
-        values = netlink.attributes(payload, 12)
-        known |= values.get(1) == gateway and values.get(2) == abi.GATEWAY_MAC
+    ask = Message(rtnl.RTM_GETNEIGH, body(ndmsg, {"family": family_number}, NDA_IFINDEX=index), "list neighbours")
+    known = any(
+        answer.get_attr("NDA_DST") == gateway and answer.get_attr("NDA_LLADDR") == abi.GATEWAY_MAC.hex(":")
+        for answer in wire.dump(ask)
+    )
     if not known:
         yield "pod gateway's MAC missing or wrong", f"IPv{family}"
 
@@ -211,7 +211,6 @@ def _routes(wire: Netlink, prefixes: Collection[Prefix]) -> Iterator[Difference]
 
 def _rules(wire: Netlink, prefixes: Collection[Prefix]) -> Iterator[Difference]:
     for family in sorted({int(prefix.family) for prefix in prefixes}):
-        ask = Message(netlink.GETRULE, struct.pack("=BBBBBBBBI", _FAMILIES[family], *([0] * 8)), "list rules")
-        wanted = struct.pack("=I", routes.TABLE)
-        if not any(netlink.attributes(payload, 12).get(15) == wanted for payload in wire.dump(ask)):
+        ask = Message(rtnl.RTM_GETRULE, body(fibmsg, {"family": _FAMILIES[family]}), "list rules")
+        if not any(answer.get_attr("FRA_TABLE") == routes.TABLE for answer in wire.dump(ask)):
             yield Difference(f"rule IPv{family}", "rule missing", f"priority {routes.PRIORITY} to table {routes.TABLE}")

@@ -1,0 +1,5 @@
+from pyroute2.netlink import nlmsg
+
+NUD_PERMANENT: int
+
+class ndmsg(nlmsg): ...

@@ -1,0 +1,1 @@
+TCA_BPF_FLAG_ACT_DIRECT: int

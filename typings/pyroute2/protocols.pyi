@@ -1,0 +1,1 @@
+ETH_P_ALL: int
