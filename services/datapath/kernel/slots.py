@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
 
 from services.datapath.kernel import abi, syscalls
 from services.datapath.kernel.maps import Map, create_map, open_map
 from services.datapath.operations import KernelError
+
+_GLANCE_S = 0.0002
+_WAITERS = 8
 
 
 class MapPerEndpoint:
@@ -18,6 +22,7 @@ class MapPerEndpoint:
     def __init__(self, pin_directory: Path, name: str, pin_prefix: str, spec: abi.MapSpec) -> None:
         self._directory, self._name, self._pin_prefix, self._spec = pin_directory, name, pin_prefix, spec
         self._slots: Map | None = None
+        self._waiters = futures.ThreadPoolExecutor(_WAITERS, thread_name_prefix="slots")
         self._by_endpoint: dict[int, Map] = {}
 
     def open(self, slots: Map) -> None:
@@ -73,8 +78,16 @@ class MapPerEndpoint:
         return self._slots
 
     def _show(self, endpoint: int, table: Map) -> None:
-        """Let the programs see the table, unless they do: the kernel waits some 10 ms after each such write."""
-        slot = struct.pack("=I", endpoint)
-        if self._array.get(slot) != struct.pack("=I", syscalls.map_info(table.fd).map_id):
-            self._array.put(slot, struct.pack("=i", table.fd))
+        """Let the programs see the table, unless they do.
+
+        They see it as soon as it is written; the kernel then waits some 10 ms for programs that still run with the old one. Nothing
+        here needs that, since flows are judged anew afterwards: another thread waits.
+        """
+        slot, seen = struct.pack("=I", endpoint), struct.pack("=I", syscalls.map_info(table.fd).map_id)
+        if self._array.get(slot) != seen:
+            writing = self._waiters.submit(self._array.put, slot, struct.pack("=i", table.fd))
+            while not writing.done() and self._array.get(slot) != seen:
+                futures.wait([writing], timeout=_GLANCE_S)
+            if writing.done():
+                writing.result()
         self._by_endpoint[endpoint] = table
