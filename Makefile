@@ -3,7 +3,7 @@ PY := .venv/bin/python
 BIN := .venv/bin
 CODE := fairlead services clients tests
 BPF = $(shell find services/datapath/bpf -name '*.[ch]' -not -path '*/shim/*')
-.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-datapath
+.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-policy bench-datapath
 .NOTPARALLEL:
 
 all: check test
@@ -40,10 +40,13 @@ lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it runni
 lab-down:  ## remove what a lab has left behind
 	/usr/bin/python3 -m tests.lab.down
 
-bench: setup bench-control bench-datapath  ## all measurements
+bench: setup bench-control bench-policy bench-datapath  ## all measurements
 
 bench-control: setup  ## publish to realised, attach, memory
 	$(PY) -m tests.bench.control
 
 bench-datapath: setup  ## cost per packet, per connection and per change; ARGS="--only program" runs one part
 	$(PY) -m tests.bench.datapath $(ARGS)
+
+bench-policy: setup  ## full resolution, one change, churn, memory, and how they grow
+	$(PY) -m tests.bench.policy

@@ -13,11 +13,15 @@ from collections.abc import Set as AbstractSet
 from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY, INIT, LAST_CLUSTER_IDENTITY, RESERVED_LABELS
 from fairlead.schema.policy import Direction, PolicyRow
 from services.policy import resolve
+from services.policy.amend import amended
 from services.policy.index import SelectorIndex
 from services.policy.labels import Identity, make_identity, parse_label
 from services.policy.resolve import Enforcement
 from services.policy.rules import Expected, Policy, Rule
 from services.policy.selector import WILDCARD, Selector
+
+_MOST_AMENDMENTS = 16
+"""Changed peers of one row from which on it is cheaper to resolve it anew."""
 
 
 class Model:
@@ -32,6 +36,10 @@ class Model:
         self._by_peer: dict[Selector, set[Rule]] = {}
         self._prefixes: Counter[str] = Counter()
         self._pending: set[int] = set()
+        self._rows: dict[int, PolicyRow] = {}
+        """Rows as they were last, until the subject or a rule of it changes."""
+        self._changed_peers: dict[int, set[int]] = {}
+        """The peers whose entries in such a row are out of date."""
 
     @property
     def identities(self) -> Mapping[int, Identity]:
@@ -50,14 +58,14 @@ class Model:
         self.remove_identity(identity.number)
         self._identities[identity.number] = identity
         self._index.add_identity(identity)
-        self._pending.add(identity.number)
+        self._note_subjects((identity.number,))
         self._note_peer(identity.number)
 
     def remove_identity(self, number: int) -> None:
         """Forget an identity; one that is not known counts as removed."""
         if self._identities.pop(number, None) is None:
             return
-        self._pending.add(number)
+        self._note_subjects((number,))
         self._note_peer(number)
         self._index.remove_identity(number)
 
@@ -72,7 +80,7 @@ class Model:
             for peer in _indexed_peers(rule):
                 self._index.use(peer)
                 self._by_peer.setdefault(peer, set()).add(rule)
-            self._pending |= self._index.members(rule.subject)
+            self._note_subjects(self._index.members(rule.subject))
 
     def remove_policy(self, key: str) -> None:
         """Forget a policy; one that is not known counts as removed."""
@@ -81,7 +89,7 @@ class Model:
             return
         self._prefixes -= Counter(policy.prefixes)
         for rule in policy.rules:
-            self._pending |= self._index.members(rule.subject)
+            self._note_subjects(self._index.members(rule.subject))
             _unfile(self._by_subject, rule.subject, rule)
             self._index.drop(rule.subject)
             for peer in _indexed_peers(rule):
@@ -120,10 +128,35 @@ class Model:
     def row(self, number: int) -> PolicyRow | None:
         """Return the subject's row without revision and trace; None when the identity is not known."""
         identity = self._identities.get(number)
+        peers = self._changed_peers.pop(number, ())
+        row = self._rows.get(number) if len(peers) <= _MOST_AMENDMENTS else None
         if identity is None:
             return None
-        world = resolve.World(self._index.members, self._identities)
-        return resolve.resolve(identity, self._rules_of(number), world, self._enforcement)
+        for peer in peers if row else ():
+            row = row and amended(row, identity, peer, self._rules_of(number), self._world, self._enforcement)
+        if row is None:
+            row = self.row_anew(number)
+        if row is not None:
+            self._rows[number] = row
+        return row
+
+    def row_anew(self, number: int) -> PolicyRow | None:
+        """Return the same as `row`, from nothing but identities and policies."""
+        identity = self._identities.get(number)
+        if identity is None:
+            return None
+        return resolve.resolve(identity, self._rules_of(number), self._world, self._enforcement)
+
+    @property
+    def _world(self) -> resolve.World:
+        return resolve.World(self._index.members, self._identities)
+
+    def _note_subjects(self, numbers: Iterable[int]) -> None:
+        """Note subjects whose rows are to be resolved anew."""
+        self._pending.update(numbers)
+        for number in numbers:
+            self._rows.pop(number, None)
+            self._changed_peers.pop(number, None)
 
     def _rules_of(self, number: int) -> Iterable[Rule]:
         for selector in self._index.selectors_of(number):
@@ -133,7 +166,10 @@ class Model:
         """Note the subjects of every rule that has the identity among its peers."""
         for selector in self._index.selectors_of(number):
             for rule in self._by_peer.get(selector, ()):
-                self._pending |= self._index.members(rule.subject)
+                subjects = self._index.members(rule.subject)
+                self._pending |= subjects
+                for subject in subjects & self._rows.keys():
+                    self._changed_peers.setdefault(subject, set()).add(number)
 
 
 def is_subject(number: int) -> bool:

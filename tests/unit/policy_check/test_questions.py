@@ -106,7 +106,7 @@ def test_a_wrong_question_is_refused(
         ("- {name: a}", "labels"),
         ("- {name: a, labels: [x=1]}\n- {name: a, labels: [x=2]}", "stands twice"),
         ("- {name: a, labels: [x=1], addresses: [10.0.0.300]}", "10.0.0.300"),
-        ("- {name: a, labels: [x=1], adresses: []}", "adresses"),
+        ("- {name: a, labels: [x=1], place: []}", "place"),
         (
             "- {name: a, labels: [x=1], addresses: [10.0.0.1]}\n- {name: b, labels: [x=2], addresses: [10.0.0.1]}",
             "belongs",

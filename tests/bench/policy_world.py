@@ -1,0 +1,102 @@
+"""A fleet and its policies at any size, the same every time.
+
+Five workloads share an application, two hundred a team. Every application has one policy, and every tenth has ten more, so that one
+subject identity in ten is selected by several. Rules name applications, teams, prefixes (with holes) or everybody, on ports, ranges or
+names; a sixth of them deny.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY
+from fairlead.schema.policy import PolicyObject
+from services.policy.labels import Identity, implied, make_identity, parse_label
+
+PER_APPLICATION = 5
+PER_TEAM = 200
+PREFIXES = 997
+WIDE_PER_IDENTITY = 10
+
+
+def labels(number: int, size: int) -> list[str]:
+    """Return the labels of workload `number` of `size`."""
+    return [
+        f"container:app=a{number % (size // PER_APPLICATION)}",
+        f"container:team=t{number % (size // PER_TEAM)}",
+        f"container:wide={'yes' if number % WIDE_PER_IDENTITY == 3 else 'no'}",
+        f"container:instance=i{number}",
+        "container:com.docker.compose.project=fleet",
+        "container:fairlead.port.web=8080",
+    ]
+
+
+def identity(number: int, size: int) -> Identity:
+    """Return the identity of workload `number`; those beyond `size` are newcomers to existing applications."""
+    return make_identity(FIRST_CLUSTER_IDENTITY + number, implied(map(parse_label, labels(number, size)), "default"))
+
+
+def _ports(number: int) -> list[dict[str, Any]]:
+    kinds: list[dict[str, Any]] = [
+        {"port": str(1024 + number % 5000), "protocol": "TCP"},
+        {"port": str(8000 + number % 100), "endPort": 8200 + number % 100, "protocol": "TCP"},
+        {"port": "web", "protocol": "TCP"},
+        {"port": str(53 + number % 7), "protocol": "ANY"},
+    ]
+    return [kinds[number % 4]]
+
+
+def _item(number: int, applications: int, teams: int, side: str) -> dict[str, Any]:
+    match number % 10:
+        case 0:
+            peers: dict[str, Any] = {f"{side}CIDR": [_prefix(number), _prefix(number + 31)]}
+        case 1:
+            prefix = number % PREFIXES
+            outer, hole = f"10.{prefix % 256}.0.0/16", f"10.{prefix % 256}.{prefix % 199}.0/24"
+            peers = {f"{side}CIDRSet": [{"cidr": outer, "except": [hole]}]}
+        case 2:
+            peers = {f"{side}Endpoints": [{"matchLabels": {"team": f"t{number % teams}"}}]}
+        case 3:
+            return {"toPorts": [{"ports": _ports(number)}]}
+        case _:
+            names = [f"a{(number * 7 + step) % applications}" for step in (0, 13)]
+            peers = {f"{side}Endpoints": [{"matchExpressions": [{"key": "app", "operator": "In", "values": names}]}]}
+    return {**peers, "toPorts": [{"ports": _ports(number)}]}
+
+
+def _prefix(number: int) -> str:
+    return f"172.{16 + number % PREFIXES // 64}.{number % PREFIXES % 64}.0/24"
+
+
+def document(number: int, size: int, *, turn: int = 0) -> PolicyObject:
+    """Return policy `number`; another `turn` is another version of it."""
+    applications, teams = size // PER_APPLICATION, size // PER_TEAM
+    owner = number if number < applications else (number - applications) % (applications // 10) * 10
+    salt = number * 11 + turn
+    spec: dict[str, Any] = {
+        "endpointSelector": {"matchLabels": {"app": f"a{owner}"}},
+        "ingress": [_item(salt, applications, teams, "from")],
+        "egress": [_item(salt + 3, applications, teams, "to")],
+    }
+    if number % 3 == 0:
+        spec["ingressDeny"] = [_item(salt + 5, applications, teams, "from")]
+    return PolicyObject(
+        apiVersion="cilium.io/v2", kind="CiliumNetworkPolicy",
+        metadata={"name": f"p{number}", "namespace": "fleet"}, spec=spec,
+    )  # fmt: skip
+
+
+def documents(size: int) -> Iterator[PolicyObject]:
+    """Return all policies of a fleet: two for five identities."""
+    return (document(number, size) for number in range(size * 2 // 5))
+
+
+def wide_document(turn: int) -> PolicyObject:
+    """Return the policy that selects a tenth of everything."""
+    ports = [{"port": str(9000 + turn), "protocol": "TCP"}]
+    item = {"fromEndpoints": [{"matchLabels": {"app": f"a{turn}"}}], "toPorts": [{"ports": ports}]}
+    return PolicyObject(
+        apiVersion="cilium.io/v2", kind="CiliumNetworkPolicy", metadata={"name": "wide", "namespace": "fleet"},
+        spec={"endpointSelector": {"matchLabels": {"wide": "yes"}}, "ingress": [item]},
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""Rows that are amended peer by peer are the rows that resolving anew gives, whatever happened in between."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY
+from services.policy.groups import cidr_identity
+from services.policy.model import Model, is_subject, reserved_identities
+from services.policy.parse import parse
+from services.policy.resolve import Enforcement, Mode
+from services.policy.rules import Translation
+from tests.bench import policy_world as fleet
+
+SIZE = 200
+EDITS = {Mode.DEFAULT: 1000, Mode.ALWAYS: 100, Mode.NEVER: 50}
+FIRST_PREFIX = 1 << 24
+
+
+def filled(mode: Mode) -> Model:
+    model = Model(Enforcement(mode))
+    for identity in (*reserved_identities(), *(fleet.identity(number, SIZE) for number in range(SIZE))):
+        model.put_identity(identity)
+    for number, document in enumerate(fleet.documents(SIZE)):
+        model.put_policy(f"p{number}", parse(document, Translation()))
+    return model
+
+
+def edit(model: Model, chance: Random) -> None:
+    number = chance.randrange(SIZE * 2)
+    match chance.randrange(6):
+        case 0 | 1:
+            model.put_identity(fleet.identity(number, SIZE))
+        case 2:
+            model.remove_identity(FIRST_CLUSTER_IDENTITY + number)
+        case 3:
+            document = fleet.document(number % 80, SIZE, turn=chance.randrange(5))
+            model.put_policy(f"p{number % 80}", parse(document, Translation()))
+        case 4:
+            model.remove_policy(f"p{number % 80}")
+        case _:
+            prefixes = sorted(model.prefixes)
+            index = chance.randrange(len(prefixes))
+            identity = cidr_identity(FIRST_PREFIX + index, prefixes[index])
+            model.put_identity(identity) if chance.random() < 0.7 else model.remove_identity(identity.number)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_thousand_random_edits_end_as_resolving_anew_does(mode: Mode) -> None:
+    chance = Random(f"edits {mode}")
+    model = filled(mode)
+    kept = {number: model.row(number) for number in model.take_pending()}
+    for count in range(EDITS[mode]):
+        edit(model, chance)
+        if chance.random() < 0.3:  # several edits at once, too
+            for number in model.take_pending():
+                kept[number] = model.row(number)
+                if chance.random() < 0.1:
+                    assert kept[number] == model.row_anew(number), (count, number)
+    kept |= {number: model.row(number) for number in model.take_pending()}
+    everything = {number: model.row_anew(number) for number in kept}
+    assert kept == everything
+    assert {number for number, row in kept.items() if row} == {n for n in model.identities if is_subject(n)}
