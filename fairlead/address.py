@@ -2,11 +2,14 @@
 
 `Address` and `Prefix` are strings (they hash, sort, print and travel as what they are) whose constructor refuses
 everything else, so that code holding one never parses again. Canonical means RFC 5952 for IPv6 and dotted quad for IPv4.
+A node holds some hundred thousand of them: so they keep nothing beside their text, and the standard library's values (ten times as
+large, and slow) are made only for those that are asked whether they contain something.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from enum import IntEnum
 from functools import cached_property
 
@@ -25,6 +28,15 @@ class Family(IntEnum):
         return 32 if self is Family.IPV4 else 128
 
 
+def _is_dotted_quad(text: str) -> bool:
+    """Tell whether the text is an IPv4 address in its one canonical form."""
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError, TypeError):
+        return False
+    return True
+
+
 class Address(str):
     """One IPv4 or IPv6 address in canonical text. Raises InvalidInput for anything else."""
 
@@ -32,15 +44,15 @@ class Address(str):
 
     def __new__(cls, text: str) -> Address:
         """Return the canonical form of `text`."""
+        if _is_dotted_quad(text):
+            return super().__new__(cls, text)
         try:
             value = ipaddress.ip_address(text)
         except ValueError as error:
             raise InvalidInput(f"{text!r} is not an IP address: write it like 10.1.2.3 or fd00::1") from error
         if value.version == 6 and value.scope_id is not None:
             raise InvalidInput(f"{text!r} carries a zone: leave out the part from the %")
-        self = super().__new__(cls, str(value))
-        self.__dict__["ip"] = value
-        return self
+        return super().__new__(cls, str(value))
 
     @cached_property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -50,12 +62,12 @@ class Address(str):
     @property
     def family(self) -> Family:
         """Return the address family."""
-        return Family(self.ip.version)
+        return Family.IPV6 if ":" in self else Family.IPV4
 
     @property
     def packed(self) -> bytes:
         """Return the 4 or 16 bytes in network order."""
-        return self.ip.packed
+        return socket.inet_pton(socket.AF_INET6 if ":" in self else socket.AF_INET, self)
 
     @property
     def prefix(self) -> Prefix:
@@ -75,15 +87,15 @@ class Prefix(str):
 
     def __new__(cls, text: str) -> Prefix:
         """Return the canonical form of `text`, always with its length."""
+        if isinstance(text, str) and text.endswith("/32") and _is_dotted_quad(text[:-3]):
+            return super().__new__(cls, text)
         try:
             value = ipaddress.ip_network(text, strict=True)
         except ValueError as error:
             raise InvalidInput(
                 f"{text!r} is not a prefix: write it like 10.1.2.0/24, host bits zero ({error})"
             ) from error
-        self = super().__new__(cls, str(value))
-        self.__dict__["network"] = value
-        return self
+        return super().__new__(cls, str(value))
 
     @cached_property
     def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -93,12 +105,12 @@ class Prefix(str):
     @property
     def family(self) -> Family:
         """Return the address family."""
-        return Family(self.network.version)
+        return Family.IPV6 if self.find(":") >= 0 else Family.IPV4
 
     @property
     def length(self) -> int:
         """Return the prefix length in bits."""
-        return self.network.prefixlen
+        return int(self.rpartition("/")[2])
 
     @property
     def is_host(self) -> bool:
@@ -108,7 +120,7 @@ class Prefix(str):
     @property
     def address(self) -> Address:
         """Return the first address of the prefix."""
-        return Address(str(self.network.network_address))
+        return Address(self.rpartition("/")[0])
 
     def __contains__(self, other: object) -> bool:
         """Tell whether an Address or a Prefix lies inside this prefix."""

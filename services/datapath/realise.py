@@ -164,7 +164,8 @@ class Realiser:
             with _span(endpoint, policy):
                 self._kernel.apply_policy(endpoint, change.puts, change.deletes)
         self._maps[endpoint] = dict(policy.entries)
-        self._keep(endpoint, Ledger(policy))
+        if self._ledgers.get(endpoint) != Ledger(policy):
+            self._keep(endpoint, Ledger(policy))
 
     def _report(self, endpoint: int, have: Entries, policy: PolicyMap, ledger: Ledger) -> None:
         strangers = foreign(have, ledger.ordered() | set(policy.entries.items()))

@@ -9,7 +9,9 @@ from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi
 from services.datapath.kernel.maps import Map
 
-_FEW = 256
+_FEW = 16384
+"""Keys that are asked for one by one; above that the whole table is listed, which costs as much as some 100 000 of them."""
+_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 class AddressTables:
@@ -20,7 +22,7 @@ class AddressTables:
 
     def all(self) -> dict[Prefix, int]:
         """Return prefix to identity."""
-        exact = {abi.unpack_address(row).prefix: value for row, value in self._by_kind[True].items().items()}
+        exact = {_host(row): value for row, value in self._by_kind[True].items().items()}
         ranges = {abi.unpack_prefix(row): value for row, value in self._by_kind[False].items().items()}
         return {prefix: _identity(value) for prefix, value in (exact | ranges).items()}
 
@@ -47,6 +49,13 @@ class AddressTables:
             return None
         longest = max(covering, key=lambda prefix: prefix.length)
         return longest, _identity(covering[longest])
+
+
+def _host(row: bytes) -> Prefix:
+    """Return the host prefix of a row; there are hundreds of thousands, so the text of IPv4 is not read again."""
+    if row.startswith(_MAPPED):
+        return Prefix.trusted(f"{row[12]}.{row[13]}.{row[14]}.{row[15]}/32")
+    return abi.unpack_address(row).prefix
 
 
 def _identity(value: bytes) -> int:
