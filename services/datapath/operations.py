@@ -175,6 +175,8 @@ class KernelReport:
     features: Mapping[str, bool] = field(default_factory=dict)
     pin_directory: str = ""
     uplinks: tuple[str, ...] = ()
+    migrated_from: int = 0
+    """The map schema of another version whose maps were moved to this one's; 0: none had to be."""
 
 
 class Kernel(Protocol):

@@ -17,7 +17,10 @@ from services.datapath.kernel.syscalls import NO_PREALLOC
 from services.datapath.operations import Event, EventKind, PolicyCounters, PolicyKey, PolicyValue
 
 SCHEMA_VERSION = 1
-"""Grows when a map's shape changes in a way that a running program could not bear."""
+"""Grows when a map's shape changes: `migration.py` has the rules."""
+
+OLDEST_READER = 1
+"""The oldest schema from which, and to which, maps can be moved: since then values have only grown at their ends."""
 
 PIN_PREFIX = "fairlead_"
 PROGRAMS = ("from_pod", "from_network", "from_host")

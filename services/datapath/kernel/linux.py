@@ -83,14 +83,9 @@ class LinuxKernel:
         """Adopt or create maps and programs, and attach them to the uplinks. Forwarding never stops meanwhile."""
         ensure_pin_directory(self._directory)
         self._netlink = self._netlink or Netlink()
-        self._tables.open()
-        schema, source = self._tables.version()
-        if schema not in {0, abi.SCHEMA_VERSION}:
-            raise KernelError(
-                f"the maps in {self._directory} have schema {schema}, this version needs {abi.SCHEMA_VERSION}; "
-                f"migration is not there yet: run the version that made them, or remove the node's datapath first"
-            )
-        compile_s = self._load_programs(source)
+        moved = self._tables.open()
+        schema, _, source = self._tables.version()
+        compile_s = self._load_programs(bytes(32) if moved else source)
         self._prepare_host()
         self._attach_all()
         events = self._tables.maps["events"]
@@ -101,6 +96,7 @@ class LinuxKernel:
             features={"redirect_peer": True, "verdict_epochs": True, "l7": False, "port_ranges": True},
             pin_directory=str(self._directory),
             uplinks=self._uplinks,
+            migrated_from=schema if moved else 0,
         )
 
     def _load_programs(self, standing: bytes) -> float:
@@ -129,13 +125,18 @@ class LinuxKernel:
         """Put the programs where they belong; a filter that has the right one already is left alone."""
         places = dict.fromkeys(self._uplinks, ("from_network", links.INGRESS))
         places[links.HOST_DEVICE] = ("from_host", links.EGRESS)
+        self._tables.migration.catch_up(attached=False)
         for device in links.all_devices(self._wire):
             if links.endpoint_of_interface(device.name) is not None:
                 places[device.name] = ("from_pod", links.INGRESS)
             if device.name in places:
                 program, hook = places[device.name]
                 self._attach(device.ifindex, hook, program)
+        self._tables.migration.catch_up(attached=True)
         self._tables.set_version(abi.source_hash())
+        self._tables.migration.finish()
+        # rows that were changed by hand, or by a process that died before it could say so, count from now on
+        self._tables.bump_addresses()
 
     def _attach(self, ifindex: int, hook: int, program: str) -> None:
         standing = links.attached(self._wire, ifindex, hook)

@@ -58,11 +58,16 @@ class Map:
             raise KernelError(f"map {self.name} refused an entry: {error.strerror}") from error
 
     def _put_all(self, entries: Mapping[bytes, bytes]) -> None:
-        if len(entries) < 4 or self.spec.kind not in {"hash", "lpm_trie"}:
+        if len(entries) < 4 or self.spec.kind not in {"hash", "lpm_trie", "lru_hash"}:
             for key, value in entries.items():
                 syscalls.map_update(self.fd, key, value)
         else:
             syscalls.map_update_batch(self.fd, b"".join(entries), b"".join(entries.values()), len(entries))
+
+    def add(self, key: bytes, value: bytes) -> bool:
+        """Put one entry unless there is one; tell whether it was put."""
+        with refusals(self.name):
+            return syscalls.map_add(self.fd, key, value)
 
     def delete(self, key: bytes) -> bool:
         """Remove one entry; tell whether it was there."""
@@ -118,8 +123,8 @@ def ensure_pin_directory(path: Path) -> None:
         raise KernelError(f"{path} is not on a BPF file system: choose a pin directory below {_BPFFS}")
 
 
-def open_map(path: Path, name: str, spec: abi.MapSpec) -> Map | None:
-    """Return the map pinned at `path`, or None. Raises KernelError if it has another shape."""
+def open_any(path: Path, name: str) -> Map | None:
+    """Return the map pinned at `path`, whatever its shape, or None."""
     try:
         fd = syscalls.object_get(str(path))
     except OSError as error:
@@ -127,14 +132,28 @@ def open_map(path: Path, name: str, spec: abi.MapSpec) -> Map | None:
             return None
         raise KernelError(f"cannot open the pinned map {path}: {error.strerror}") from error
     info = syscalls.map_info(fd)
-    found = info.kind, info.key_bytes, info.value_bytes
-    if found != (syscalls.MAP_TYPES[spec.kind], spec.key_bytes, spec.value_bytes):
-        os.close(fd)
-        raise KernelError(
-            f"the pinned map {path} has another shape {found} than this version needs; migration of map contents "
-            f"is not there yet: run the version that made it, or remove the node's datapath (destroy) and start anew"
-        )
-    return Map(name, fd, abi.MapSpec(spec.kind, info.key_bytes, info.value_bytes, info.entries, info.flags))
+    kind = next((kind for kind, number in syscalls.MAP_TYPES.items() if number == info.kind), f"type {info.kind}")
+    return Map(name, fd, abi.MapSpec(kind, info.key_bytes, info.value_bytes, info.entries, info.flags))
+
+
+def open_map(path: Path, name: str, spec: abi.MapSpec) -> Map | None:
+    """Return the map pinned at `path`, or None. Raises KernelError if it has another shape."""
+    table = open_any(path, name)
+    if table is None:
+        return None
+    found = table.spec.kind, table.spec.key_bytes, table.spec.value_bytes
+    if found != (spec.kind, spec.key_bytes, spec.value_bytes):
+        table.close()
+        raise unknown_shape(path, table.spec)
+    return table
+
+
+def unknown_shape(path: Path, found: abi.MapSpec) -> KernelError:
+    """Return the error for a pinned map that no version knows."""
+    return KernelError(
+        f"the pinned map {path} has a shape that this version does not know ({found.kind}, {found.key_bytes} and "
+        f"{found.value_bytes} bytes): run the version that made it, or remove the node's datapath (destroy) and start anew"
+    )
 
 
 def create_map(path: Path, name: str, spec: abi.MapSpec, inner: int = 0) -> Map:

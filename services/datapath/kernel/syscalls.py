@@ -20,7 +20,8 @@ _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 0, 1, 2, 3, 4
 _PIN, _GET, _TEST_RUN, _INFO = 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _ATTR_BYTES = 144
-_ENOENT = 2
+_ENOENT, _EEXIST = 2, 17
+_NOEXIST = 1
 
 MAP_TYPES = {
     "hash": 1,
@@ -98,6 +99,17 @@ def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
 def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Put one entry, replacing what was there."""
     _bpf(_UPDATE, _attr("I4xQQQ", fd, _address(key), _address(value), 0))
+
+
+def map_add(fd: int, key: bytes, value: bytes) -> bool:
+    """Put one entry unless there is one; tell whether it was put."""
+    try:
+        _bpf(_UPDATE, _attr("I4xQQQ", fd, _address(key), _address(value), _NOEXIST))
+    except OSError as error:
+        if error.errno == _EEXIST:
+            return False
+        raise
+    return True
 
 
 def map_delete(fd: int, key: bytes) -> bool:

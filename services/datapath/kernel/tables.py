@@ -14,6 +14,7 @@ from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi
 from services.datapath.kernel.ipcache import AddressTables
 from services.datapath.kernel.maps import Map, open_or_create
+from services.datapath.kernel.migration import Migration, check_schema
 from services.datapath.kernel.policies import PolicyTables
 from services.datapath.operations import EndpointEntry, KernelError, PolicyKey, PolicyValue
 
@@ -32,13 +33,21 @@ class Tables:
         self._specs = abi.map_specs(flows, addresses)
         self.maps: dict[str, Map] = {}
         self.policies = PolicyTables(pin_directory)
+        self.migration = Migration(pin_directory, self._specs)
 
-    def open(self) -> None:
-        """Open or make every map."""
-        for name, spec in self._specs.items():
+    def open(self) -> tuple[str, ...]:
+        """Open or make every map; return those that had to be moved to another shape. Raises KernelError for unknown ones."""
+        self._open({"abi": self._specs["abi"]})
+        check_schema(*self.version()[:2])
+        moved = self.migration.begin()
+        self._open(self._specs)
+        self.policies.open(self.maps["policies"], self.maps["policy_ranges"])
+        return moved
+
+    def _open(self, specs: Mapping[str, abi.MapSpec]) -> None:
+        for name, spec in specs.items():
             if name not in self.maps:
                 self.maps[name] = open_or_create(self._directory / f"{abi.PIN_PREFIX}{name}", name, spec)
-        self.policies.open(self.maps["policies"], self.maps["policy_ranges"])
 
     def close(self) -> None:
         """Close descriptors; the pins keep the maps."""
@@ -49,14 +58,14 @@ class Tables:
 
     # settings and versions
 
-    def version(self) -> tuple[int, bytes]:
-        """Return schema version and source hash of the programs that stand, or (0, ...) if none were finished."""
-        schema, _, source = abi.ABI.unpack(self.maps["abi"].get(_ZERO) or bytes(abi.ABI.size))
-        return schema, source
+    def version(self) -> tuple[int, int, bytes]:
+        """Return schema, its oldest reader and source hash of the programs that stand, or zeros if none were finished."""
+        schema, oldest_reader, source = abi.ABI.unpack(self.maps["abi"].get(_ZERO) or bytes(abi.ABI.size))
+        return schema, oldest_reader, source
 
     def set_version(self, source: bytes) -> None:
         """Record that programs of this source stand complete."""
-        self.maps["abi"].put(_ZERO, abi.ABI.pack(abi.SCHEMA_VERSION, 0, source))
+        self.maps["abi"].put(_ZERO, abi.ABI.pack(abi.SCHEMA_VERSION, abi.OLDEST_READER, source))
 
     def set_settings(self, host_ifindex: int, times: tuple[int, ...], events_per_second: tuple[int, int]) -> None:
         """Tell the programs; the address epoch stays what it is."""
