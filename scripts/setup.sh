@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PROGRAMS="bird birdc bpftool etcd etcdctl redis-server redis-cli ip nsenter ping"
+PROGRAMS="bird birdc bpftool etcd etcdctl redis-server redis-cli ip nsenter ping cc"
 PACKAGES="python3-bpfcc python3-venv bird2 etcd-server etcd-client redis-server redis-tools iproute2 iputils-ping linux-libc-dev
- util-linux procps kmod ca-certificates make"
+ util-linux procps kmod ca-certificates make gcc libc6-dev"
 SERVICES="bird.service bird6.service etcd.service redis-server.service"
 STAMP=.venv/.fairlead-setup
 export PATH="/usr/local/sbin:$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
