@@ -3,7 +3,7 @@ PY := .venv/bin/python
 BIN := .venv/bin
 CODE := fairlead services clients tests
 BPF = $(shell find services/datapath/bpf -name '*.[ch]' -not -path '*/shim/*')
-.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-policy bench-datapath
+.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-policy fuzz lab-policy bench-datapath
 .NOTPARALLEL:
 
 all: check test
@@ -50,3 +50,9 @@ bench-datapath: setup  ## cost per packet, per connection and per change; ARGS="
 
 bench-policy: setup  ## full resolution, one change, churn, memory, and how they grow
 	$(PY) -m tests.bench.policy
+
+fuzz: setup  ## a million nearly right policies: nothing escapes, nothing is slow
+	$(PY) -m tests.fuzz.policy
+
+lab-policy: setup  ## well-known policies on real packets, each verdict compared with simulation
+	$(PY) -m tests.lab.policy

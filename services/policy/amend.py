@@ -6,7 +6,7 @@ the peer's entries can be exchanged alone. Where more than that would change, th
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable
 
 import msgspec
@@ -26,47 +26,57 @@ def amended(
         return None
     naming = [rule for rule in rules if any(peer in world.members(selector) for selector in rule.peers)]
     own = World(lambda selector: (peer,) if peer in world.members(selector) else (), world.identities)
-    found = resolve(subject, naming, own, enforcement)
+    found = resolve(subject, naming, own, enforcement) if naming else PolicyRow(identity=row.identity, entries=())
     if found.staged is not None:
         return None
-    number = {origin: index for index, origin in enumerate(row.origins)}
-    kept: list[PolicyEntry] = []
-    for direction in Direction:
-        before, old, behind = _parted(row.entries, direction, peer)
-        new = [one for one in _of(found, direction, peer) if not _shadowed(one, before)]
-        if not all(found.origins[index] in number for one in new for index in one.origins):
-            return None
-        renumbered = [_renumbered(one, found, number) for one in new]
-        if not _origins_of(old) <= _origins_of(renumbered) | {*row.ingress_default_deny, *row.egress_default_deny}:
-            return None  # an origin may have lost its last entry
-        kept += (*before, *renumbered, *behind)
-    return msgspec.structs.replace(row, entries=tuple(kept))
+    entries: list[PolicyEntry] | tuple[PolicyEntry, ...] = row.entries
+    for direction in reversed(Direction):  # from the end, so that places before stay what they are
+        start, first, behind = _places(row.entries, direction, peer)
+        new = _entries(found, row, direction, peer, start)
+        if new is None or not _origins_of(row.entries[first:behind]) <= _origins_of(new) | _closing(row):
+            return None  # an origin has come, or may have lost its last entry
+        if new or first < behind:
+            entries = [*entries[:first], *new, *entries[behind:]]
+    return row if entries is row.entries else msgspec.structs.replace(row, entries=tuple(entries))
+
+
+def _entries(found: PolicyRow, row: PolicyRow, direction: Direction, peer: int, start: int) -> list[PolicyEntry] | None:
+    """Return what is found of the peer and not shadowed, in the row's own numbers of origins; None: it lacks one of them."""
+    new = [
+        one
+        for one in found.entries
+        if one.identity == peer and one.direction == direction and not _shadowed(one, row.entries, start)
+    ]
+    number = {origin: index for index, origin in enumerate(row.origins)} if new else {}
+    if not all(found.origins[index] in number for one in new for index in one.origins):
+        return None
+    return [_renumbered(one, found, number) for one in new]
+
+
+def _closing(row: PolicyRow) -> set[int]:
+    return {*row.ingress_default_deny, *row.egress_default_deny}
 
 
 def _place(entry: PolicyEntry) -> tuple[int, int]:
     return int(entry.direction), int(entry.identity)
 
 
-def _parted(
-    entries: tuple[PolicyEntry, ...], direction: Direction, peer: int
-) -> tuple[tuple[PolicyEntry, ...], tuple[PolicyEntry, ...], tuple[PolicyEntry, ...]]:
-    """Return the direction's entries before the peer's, the peer's, and those behind; a row's entries are sorted."""
+def _places(entries: tuple[PolicyEntry, ...], direction: Direction, peer: int) -> tuple[int, int, int]:
+    """Return where the direction's entries begin, and where the peer's begin and end; a row's entries are sorted."""
     side = int(direction)
     start = bisect_left(entries, (side, 0), key=_place)
     first = bisect_left(entries, (side, peer), lo=start, key=_place)
-    behind = bisect_right(entries, (side, peer), lo=first, key=_place)
-    end = bisect_left(entries, (side + 1, 0), lo=behind, key=_place)
-    return entries[start:first], entries[first:behind], entries[behind:end]
+    behind = first
+    while behind < len(entries) and _place(entries[behind]) == (side, peer):
+        behind += 1
+    return start, first, behind
 
 
-def _of(row: PolicyRow, direction: Direction, peer: int) -> list[PolicyEntry]:
-    return [one for one in row.entries if one.identity == peer and one.direction == direction]
-
-
-def _shadowed(entry: PolicyEntry, before: Iterable[PolicyEntry]) -> bool:
-    """Tell whether an entry for any peer, which stand first, covers this one and outranks it."""
-    for other in before:
-        if other.identity:
+def _shadowed(entry: PolicyEntry, entries: tuple[PolicyEntry, ...], start: int) -> bool:
+    """Tell whether an entry for any peer, which stand from `start` on, covers this one and outranks it."""
+    for place in range(start, len(entries)):
+        other = entries[place]
+        if other.identity or other.direction != entry.direction:
             return False
         if (other.deny, other.precedence) > (entry.deny, entry.precedence) and _covers(other, entry):
             return True

@@ -13,6 +13,8 @@ from services.policy.labels import PROTOCOL_NUMBERS
 ICMP = 1
 ICMPV6 = 58
 _LONGEST_SERVICE_NAME = 15
+_MOST_DIGITS = 100
+"""Python refuses to read thousands, and reads hundreds of thousands slowly."""
 _ICMP_TYPES: Mapping[str, Mapping[str, int]] = {
     "IPv4": {
         "EchoReply": 0, "DestinationUnreachable": 3, "Redirect": 5, "Echo": 8, "EchoRequest": 8,
@@ -63,6 +65,8 @@ def parse_port(text: str, path: str) -> int:
     """Return the number in `text`; a leading 0 makes it octal, as in the reference. Raises InvalidInput."""
     if not re.fullmatch(r"[0-9]+", text):
         refuse(path, f'{text!r} is neither a port number nor a service name: write "443" or a name like "https"')
+    if len(text) > _MOST_DIGITS:
+        refuse(path, f"a number of {len(text)} digits is larger than 65535")
     base = 8 if text.startswith("0") else 10
     if base == 8 and re.search("[89]", text):
         refuse(path, f"{text!r} begins with 0 and is no octal number: leave out the leading zero")
@@ -121,7 +125,7 @@ def icmp_match(field: IcmpField, path: str) -> PortMatch:
 def _icmp_type(field: IcmpField, path: str) -> int:
     if isinstance(field.type, int):
         return field.type
-    if field.type.isascii() and field.type.isdigit():
+    if field.type.isascii() and field.type.isdigit() and len(field.type) <= _MOST_DIGITS:
         return int(field.type)
     names = _ICMP_TYPES[field.family]
     if field.type not in names:
