@@ -28,7 +28,7 @@ from services.datapath.store import Ledger, Store
 
 _LOG = logging.getLogger("datapath.realise")
 
-Entries = dict[PolicyKey, PolicyValue]
+Entries = Mapping[PolicyKey, PolicyValue]
 OnForeign = Callable[[int, Mapping[PolicyKey, PolicyValue]], None]
 
 
@@ -163,7 +163,7 @@ class Realiser:
         if change or not have:  # an empty map is made too: people must find it in an emergency
             with _span(endpoint, policy):
                 self._kernel.apply_policy(endpoint, change.puts, change.deletes)
-        self._maps[endpoint] = dict(policy.entries)
+        self._maps[endpoint] = policy.entries
         if self._ledgers.get(endpoint) != Ledger(policy):
             self._keep(endpoint, Ledger(policy))
 

@@ -33,6 +33,7 @@ from services.datapath.operations import PolicyKey, PolicyValue
 T = TypeVar("T")
 _LOG = logging.getLogger("datapath.store")
 _BREAK_GLASS_KEPT = 20
+_PACKED_KEPT = 4
 _ENTRY = struct.Struct(">IHBB?BHI")
 """The fourth is the direction in bit 0 and the bits of a block of ports above it."""
 
@@ -75,6 +76,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._packed = _Packed()
         self.unreadable: list[str] = []
         """Files that were set aside because they made no sense."""
         for name in ("endpoints", "ledger", "breakglass"):
@@ -102,13 +104,14 @@ class Store:
 
     def ledgers(self) -> dict[int, Ledger]:
         """Return what was ordered of each policy map."""
-        return dict(self._read_all("ledger", _ledger_from))
+        shared: dict[bytes, Mapping[PolicyKey, PolicyValue]] = {}
+        return dict(self._read_all("ledger", lambda data: _ledger_from(data, shared)))
 
     def save_ledger(self, endpoint: int, ledger: Ledger) -> None:
         """Keep what was ordered."""
-        _replace(
-            self._folder / "ledger" / f"{endpoint:05d}", codec.encode(_ledger_file(endpoint, ledger)), durable=False
-        )
+        applied = self._packed.bytes_of(ledger.policy.entries) if ledger.policy else b""
+        data = codec.encode(_ledger_file(endpoint, ledger, applied))
+        _replace(self._folder / "ledger" / f"{endpoint:05d}", data, durable=False)
 
     def drop_ledger(self, endpoint: int) -> None:
         """Forget what was ordered."""
@@ -238,13 +241,29 @@ def _unpack(data: bytes) -> Iterable[Entry]:
         yield key, PolicyValue(deny, precedence, proxy_port, provenance)
 
 
-def _ledger_file(endpoint: int, ledger: Ledger) -> _LedgerFile:
+class _Packed:
+    """The bytes of the policies packed last: many endpoints share one, and packing costs more than writing."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Mapping[PolicyKey, PolicyValue], bytes]] = {}
+
+    def bytes_of(self, entries: Mapping[PolicyKey, PolicyValue]) -> bytes:
+        """Return the packed entries of a policy; policies never change, so the same object is the same policy."""
+        known = self._known.get(id(entries))
+        if known is None or known[0] is not entries:
+            known = self._known[id(entries)] = (entries, _pack(entries.items()))
+            while len(self._known) > _PACKED_KEPT:
+                del self._known[next(iter(self._known))]
+        return known[1]
+
+
+def _ledger_file(endpoint: int, ledger: Ledger, applied: bytes) -> _LedgerFile:
     policy, others = ledger.policy, _pack(ledger.others)
     if policy is None:
         return _LedgerFile(endpoint=endpoint, applied=b"", others=others)
     return _LedgerFile(
         endpoint=endpoint,
-        applied=_pack(policy.entries.items()),
+        applied=applied,
         others=others,
         identity=policy.identity,
         revision=policy.revision,
@@ -255,14 +274,17 @@ def _ledger_file(endpoint: int, ledger: Ledger) -> _LedgerFile:
     )
 
 
-def _ledger_from(data: bytes) -> tuple[int, Ledger]:
+def _ledger_from(data: bytes, shared: dict[bytes, Mapping[PolicyKey, PolicyValue]]) -> tuple[int, Ledger]:
+    """Return the ledger in a file; endpoints with the same policy share its entries, as they did when it was written."""
     file = codec.decode(data, _LedgerFile)
     if not file.is_applied:
         return file.endpoint, Ledger(None, frozenset(_unpack(file.others)))
+    if file.applied not in shared:
+        shared[file.applied] = dict(_unpack(file.applied))
     policy = PolicyMap(
         identity=file.identity,
         revision=file.revision,
-        entries=dict(_unpack(file.applied)),
+        entries=shared[file.applied],
         ingress_default_deny=file.ingress_default_deny,
         egress_default_deny=file.egress_default_deny,
         trace=file.trace,
