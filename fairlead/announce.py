@@ -153,6 +153,7 @@ class Projector(Generic[V]):
 
     async def run(self) -> None:
         """Write what differs, for ever; look at the bucket now and then, and make it anew when it was lost."""
+        self._written = None  # others may have written since this ran last
         while True:
             try:
                 await self._write()

@@ -12,10 +12,13 @@ from fairlead.kv import Kv
 from fairlead.schema.policy import CIDRS as CIDR_BUCKET
 from fairlead.schema.policy import POLICY_ROWS
 from services.policy.editing import Editor
-from services.policy.projection import Projection, Report
+from services.policy.lead import Lead
+from services.policy.projection import Projection
 from services.policy.service import PolicyService
 from services.policy.settings import PolicySettings
 from services.policy.store import CIDRS, POLICIES, PolicyStore
+from services.policy.told import Report
+from services.policy.upkeep import Upkeep
 from services.policy.view import View
 from services.policy.waiting import Waiting
 
@@ -37,6 +40,8 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
         accept_mass_change=settings.accept_mass_change,
     )
     service = PolicyService(store, editor, projection, settings.translation(), Waiting(projection, bus, clock))
+    upkeep = Upkeep(projection, store, clock)
+    lead = Lead(kv, projection.announce, connected=lambda: bus.connected, clock=clock)
     follower = Follower(
         kv,
         # Documents are listed last, so that the revision of the listing is theirs.
@@ -48,11 +53,9 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
     return service, {
         "realised": service.waiting.realised.run,
         "addresses": service.waiting.addresses.run,
-        "announce rows": projection.rows.run,
-        "announce prefixes": projection.cidrs.run,
-        "keep time": projection.keep_time,
-        "order prefixes": projection.announce_cidrs,
-        "forget prefixes": lambda: projection.forget_prefixes(settings.prefix_grace_s),
+        "lead": lead.run,
+        "keep time": upkeep.keep_time,
+        "forget prefixes": lambda: upkeep.forget_prefixes(settings.prefix_grace_s),
         "follow": follower.run,
     }
 

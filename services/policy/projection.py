@@ -16,23 +16,18 @@ from fairlead import telemetry
 from fairlead.announce import Projector
 from fairlead.bus import Bucket
 from fairlead.clock import Clock
-from fairlead.errors import Conflict, Unavailable
+from fairlead.errors import Unavailable
 from fairlead.kv import Change, Item
-from fairlead.schema.policy import CidrRows, PolicyRow, StoredPolicy
+from fairlead.schema.policy import CidrRows, PolicyRow
 from services.policy.model import is_subject
-from services.policy.store import POLICIES, PolicyStore, StoredDocument
+from services.policy.store import POLICIES, PolicyStore
+from services.policy.told import ALL, Report, Told, newest, opens, same
 from services.policy.view import View
 
-_RETRY_S = 0.5
 _READY_S = 2.0
-_FORGET_EVERY_S = 5.0
-_TIME_EVERY_S = 1.0
+_UNKNOWN_S = 5.0
 _HELD_ROWS = 20
 _HELD_SHARE = 0.5
-ALL = "all"
-
-Report = Callable[[str, bool, str], None]
-"""States one aspect of this service's health."""
 
 
 class Projection:
@@ -51,8 +46,7 @@ class Projection:
     ) -> None:
         self._new_view = new_view
         self._store = store
-        self._bucket = rows
-        self._cidr_bucket = cidrs
+        self._told = Told(rows, cidrs, clock=clock, report=report)
         self.rows = Projector(rows, clock=clock)
         self.cidrs = Projector(cidrs, clock=clock)
         self._clock = clock
@@ -62,6 +56,10 @@ class Projection:
         self._read = False
         self._ready = asyncio.Event()
         self._held = False
+        self.leading = False
+        """Whether this replica announces."""
+        self._dropped: set[str] = set()
+        """Rows that this replica has removed on purpose."""
         self._turn = asyncio.Lock()
         """One change at a time, time included."""
         self._revision = 0
@@ -78,7 +76,10 @@ class Projection:
     async def on_snapshot(self, items: Mapping[str, Item], revision: int) -> None:
         """Make everything anew from a complete listing; rows that come to the same keep revision and trace."""
         if not self._read:
-            await self._read_buckets()
+            rows, self._wanted_cidrs = await self._told.everything()
+            for key, row in rows.items():
+                self.rows.set(key, row)
+            self._read = True
         async with self._turn:
             await self._take_all(items, revision)
 
@@ -117,24 +118,12 @@ class Projection:
         else:
             self._update(self.view.model.take_pending(), revision, trace)
 
-    async def keep_time(self) -> None:
-        """Let time change what it changes: end audits, and remove documents whose time is over; for ever."""
-        while True:
-            await self._clock.sleep(_TIME_EVERY_S)
-            if not self._ready.is_set():
-                continue
+    async def pass_time(self) -> None:
+        """End the audits whose time is over."""
+        if self._ready.is_set():
             async with self._turn:
                 if self.view.pass_time(self._clock.now()):
                     self._work(self._revision, "")
-            for stored in self.view.expired(self._clock.now()):
-                await self._expire(stored)
-
-    async def _expire(self, stored: StoredPolicy) -> None:
-        try:
-            cause = StoredDocument(document=stored.document, author="expiry", at=self._clock.now())
-            await self._store.delete(stored.policy, stored.revision, cause, "expired")
-        except (Conflict, Unavailable):
-            return  # another replica was faster, it has changed, or the store is away: the next round looks again
 
     async def ready(self) -> None:
         """Return when the store has been read once. Raises Unavailable when that takes long."""
@@ -153,12 +142,63 @@ class Projection:
             raise Unavailable(f"policies as of revision {revision} have not been read yet") from error
 
     async def settled(self, revision: int) -> None:
-        """Wait until documents as of `revision` are resolved, and rows and prefixes are written."""
+        """Wait until documents as of `revision` are resolved, and rows and prefixes are written, by whoever leads."""
         async with self._resolved:
             await self._resolved.wait_for(lambda: self._revision >= revision and not self._held)
-        await self.rows.flushed()
-        await self._cidrs_told.wait()
-        await self.cidrs.flushed()
+        if self.leading:
+            await self.rows.flushed()
+            await self._cidrs_told.wait()
+            await self.cidrs.flushed()
+            return
+        await self._told.prefixes(lambda: self._wanted_cidrs)
+
+    async def revisions(self, numbers: Iterable[int]) -> dict[int, int]:
+        """Return the revision of each subject's row on the bus, once it says there what it says here."""
+        wanted = self.rows.rows
+        mine = [number for number in numbers if str(number) in wanted]
+        if self.leading:
+            return {number: wanted[str(number)].revision for number in mine}
+        told = {number: await self._told.row(str(number), lambda: self.rows.rows) for number in mine}
+        return {number: revision for number, revision in told.items() if revision}
+
+    async def announce(self) -> None:
+        """Announce rows and prefixes while this replica leads."""
+        await self._ready.wait()
+        unknown = await self._adopt()
+        self.leading = True
+        self._report("lead", True, "this replica announces")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.rows.run())
+                group.create_task(self.cidrs.run())
+                group.create_task(self.announce_cidrs())
+                group.create_task(self._drop(unknown))
+        finally:
+            self.leading = False
+            self._report("lead", True, "another replica announces")
+
+    async def _adopt(self) -> list[str]:
+        """Take over what the leader before has announced; return the rows of subjects that are not known here.
+
+        A row with a larger revision was made of something that this replica has yet to hear of: it stays until then.
+        """
+        rows, cidrs = await self._told.everything()
+        async with self._turn:
+            unknown = [key for key in rows if key not in self.rows.rows and key not in self._dropped]
+            for key in rows.keys() - self._dropped:
+                self.rows.set(key, newest(self.rows.rows.get(key), rows[key]))
+            if cidrs.rows == self._wanted_cidrs.rows or cidrs.revision > self._wanted_cidrs.revision:
+                self._wanted_cidrs = cidrs
+            self._cidrs_told.clear()
+            self._cidrs_wanted.set()
+        return unknown
+
+    async def _drop(self, unknown: Iterable[str]) -> None:
+        """Remove rows of subjects that are still not known after a while: by then it is no delay."""
+        await self._clock.sleep(_UNKNOWN_S)
+        for key in unknown:
+            if not self._held and int(key) not in self.view.model.identities:
+                self.rows.remove(key)
 
     async def announce_cidrs(self) -> None:
         """Announce prefixes after the rows that know them, for ever."""
@@ -170,42 +210,6 @@ class Projection:
             if not self._cidrs_wanted.is_set():
                 self._cidrs_told.set()
 
-    async def forget_prefixes(self, grace_s: float) -> None:
-        """Take back the numbers of prefixes that no policy has named for `grace_s`, for ever."""
-        unnamed_since: dict[str, float] = {}
-        while True:
-            await self._clock.sleep(min(_FORGET_EVERY_S, grace_s or _FORGET_EVERY_S))
-            now = self._clock.monotonic_s()
-            unnamed = self.view.numbers.keys() - self.view.named if self._ready.is_set() else set()
-            unnamed_since = {prefix: unnamed_since.get(prefix, now) for prefix in unnamed}
-            for prefix, since in unnamed_since.items():
-                if now - since >= grace_s:
-                    await self._forget(prefix)
-
-    async def _forget(self, prefix: str) -> None:
-        try:
-            await self._store.forget(prefix, self.view.numbers[prefix])
-        except (Conflict, Unavailable, KeyError):
-            return  # it is gone already, or the store is away: the next round looks again
-
-    async def _read_buckets(self) -> None:
-        """Start from what was announced before, so that rows that did not change keep their revision."""
-        while True:
-            try:
-                await self._bucket.ensure()
-                await self._cidr_bucket.ensure()
-                announced = await self._bucket.rows()
-                self._wanted_cidrs = (await self._cidr_bucket.rows()).get(ALL, CidrRows())
-            except Unavailable as error:
-                self._report("announced rows", False, error.message)
-                await self._clock.sleep(_RETRY_S)
-                continue
-            for key, row in announced.items():
-                self.rows.set(key, row)
-            self._report("announced rows", True, "")
-            self._read = True
-            return
-
     def _replace(self, revision: int, trace: str) -> None:
         """Make every row anew, unless that would open or remove too many at once."""
         model = self.view.model
@@ -216,7 +220,7 @@ class Projection:
                 for number in sorted(model.identities)
                 if is_subject(number) and (row := model.row(number)) is not None
             }
-        opened = sum(_opens(row, wanted.get(key)) for key, row in old.items())
+        opened = sum(opens(row, wanted.get(key)) for key, row in old.items())
         limit = max(_HELD_ROWS, _HELD_SHARE * len(old))
         self._held = opened > limit and not self._accept_mass_change
         detail = (
@@ -226,6 +230,8 @@ class Projection:
         self._report("mass change", not self._held, detail if self._held else "")
         if not self._held:
             model.take_pending()
+            self._dropped |= old.keys() - wanted.keys()
+            self._dropped -= wanted.keys()
             self.rows.replace(wanted, revision)
         self._conclude(revision, trace)
 
@@ -240,8 +246,10 @@ class Projection:
     def _update_row(self, number: int, revision: int) -> None:
         key, row = str(number), self.view.model.row(number)
         if row is None:
+            self._dropped.add(key)
             self.rows.remove(key)
             return
+        self._dropped.discard(key)
         stamped = self._stamped(key, row, revision)
         if stamped is not self.rows.rows.get(key):
             self.rows.set(key, stamped)
@@ -249,7 +257,7 @@ class Projection:
     def _stamped(self, key: str, row: PolicyRow, revision: int) -> PolicyRow:
         """Return the row announced before if it says the same, else the new one with a larger revision."""
         old = self.rows.rows.get(key)
-        if old is not None and replace(old, revision=0, trace="") == row:
+        if old is not None and same(old, row):
             return old
         # Prefixes of the store are watched one by one, so that a change may come after one with a larger revision.
         newer = max(revision, old.revision + 1 if old else 0)
@@ -275,12 +283,3 @@ class Projection:
         async with self._resolved:
             self._revision = max(self._revision, revision)
             self._resolved.notify_all()
-
-
-def _opens(old: PolicyRow, new: PolicyRow | None) -> bool:
-    """Tell whether a subject would lose its row, or a default deny."""
-    if new is None:
-        return True
-    return bool(old.ingress_default_deny and not new.ingress_default_deny) or bool(
-        old.egress_default_deny and not new.egress_default_deny
-    )

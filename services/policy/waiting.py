@@ -50,7 +50,8 @@ class Waiting:
             async with asyncio.timeout(wait_s):
                 await self._projection.settled(answer.revision)
                 resolved = True
-                wanted = self._revisions(before | set(answer.identities) | self.selected_now(answer.policy))
+                concerned = before | set(answer.identities) | self.selected_now(answer.policy)
+                wanted = await self._projection.revisions(concerned)
                 while True:
                     nodes = confirmations(wanted, self._hosting, self.realised.rows)
                     if self.addresses.complete and all(node.realised for node in nodes):
@@ -61,7 +62,3 @@ class Waiting:
             pass  # the answer names what is missing
         identities = tuple(sorted({*answer.identities, *self.selected_now(answer.policy)}))
         return replace(answer, resolved=resolved, nodes=nodes, identities=identities)
-
-    def _revisions(self, identities: set[int]) -> dict[int, int]:
-        rows = self._projection.rows.rows
-        return {number: rows[str(number)].revision for number in identities if str(number) in rows}

@@ -51,7 +51,9 @@ async def test_the_seed_policy_admits_employees_to_one_port(world: World) -> Non
     await world.host("n2", DATABASE)
     answer = await world.bus.request(APPLY, ApplyPolicy(document=seed(), author="test"))
     assert (answer.changed, answer.identities, answer.policy.namespace) == (True, (DATABASE,), "default")
-    rows = by_number(await world.until(lambda rows: bool(rows[str(DATABASE)].ingress_default_deny)))
+    rows = by_number(
+        await world.until(lambda rows: bool(rows.get(str(DATABASE)) and rows[str(DATABASE)].ingress_default_deny))
+    )
     assert simulate(rows, EMPLOYEE, DATABASE, 6, 6379).allowed
     assert not simulate(rows, EMPLOYEE, DATABASE, 6, 22).allowed
     refused = simulate(rows, INTERN, DATABASE, 6, 6379)
