@@ -133,6 +133,18 @@ class PolicyCounters:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class PacketCounter:
+    """Packets that met one end, since the maps were created."""
+
+    reason: int
+    """Drop code; 0: forwarded."""
+    direction: int
+    """0 ingress, 1 egress of an endpoint."""
+    packets: int
+    bytes: int
+
+
 class EventKind(IntEnum):
     """Why the programs reported."""
 
@@ -229,6 +241,9 @@ class Kernel(Protocol):
 
     def events_lost(self) -> int:
         """Return how many reports the programs could not deliver since the maps were created."""
+
+    def counters(self) -> list[PacketCounter]:
+        """Return the packets forwarded and dropped, per reason and direction; what never happened is left out."""
 
     def stop(self) -> None:
         """Close descriptors. Nothing is detached, unpinned or removed."""

@@ -18,6 +18,7 @@ from services.datapath.operations import (
     PolicyKey,
     PolicyValue,
 )
+from tests.contract.kernel_stories import STORIES
 from tests.support import kernels
 from tests.support.kernels import Bench
 
@@ -196,49 +197,6 @@ def test_prefixes_can_be_set_again(kernel: Kernel) -> None:
     kernel.set_prefixes([])
 
 
-STORIES = {
-    "nothing is allowed": ({}, False),
-    "any peer, any port": ({ANY_IN: ALLOW}, True),
-    "the peer, any port": ({PolicyKey(WEB, 0, 0, INGRESS): ALLOW}, True),
-    "another peer": ({PolicyKey(DB, 0, 0, INGRESS): ALLOW}, False),
-    "the peer on the port": ({PolicyKey(WEB, 80, TCP, INGRESS): ALLOW}, True),
-    "the peer on another port": ({PolicyKey(WEB, 81, TCP, INGRESS): ALLOW}, False),
-    "the peer on another protocol": ({PolicyKey(WEB, 80, UDP, INGRESS): ALLOW}, False),
-    "any peer on the port": ({PolicyKey(0, 80, TCP, INGRESS): ALLOW}, True),
-    "any peer on any port of the protocol": ({PolicyKey(0, 0, TCP, INGRESS): ALLOW}, True),
-    "the other direction": ({ANY_OUT: ALLOW}, False),
-    "a broad denial beats a narrow permission": (
-        {PolicyKey(WEB, 80, TCP, INGRESS): ALLOW, ANY_IN: DENY},
-        False,
-    ),
-    "a narrow denial beats a broad permission": (
-        {ANY_IN: ALLOW, PolicyKey(WEB, 80, TCP, INGRESS): DENY},
-        False,
-    ),
-    "a denial of another port": ({ANY_IN: ALLOW, PolicyKey(WEB, 81, TCP, INGRESS): DENY}, True),
-    "a denial of another peer": ({ANY_IN: ALLOW, PolicyKey(DB, 0, 0, INGRESS): DENY}, True),
-    "a block of ports with the port": ({PolicyKey(WEB, 80, TCP, INGRESS, 14): ALLOW}, True),
-    "a block of this one port": ({PolicyKey(0, 80, TCP, INGRESS, 16): ALLOW}, True),
-    "half of all ports": ({PolicyKey(0, 0, TCP, INGRESS, 1): ALLOW}, True),
-    "a block of other ports": ({PolicyKey(WEB, 84, TCP, INGRESS, 14): ALLOW}, False),
-    "a block of ports of another peer": ({PolicyKey(DB, 80, TCP, INGRESS, 14): ALLOW}, False),
-    "a block of ports of another protocol": ({PolicyKey(WEB, 80, UDP, INGRESS, 14): ALLOW}, False),
-    "a block of ports, the other direction": ({PolicyKey(WEB, 80, TCP, EGRESS, 14): ALLOW}, False),
-    "a denied block beats the port": (
-        {PolicyKey(WEB, 80, TCP, INGRESS): ALLOW, PolicyKey(0, 80, TCP, INGRESS, 14): DENY},
-        False,
-    ),
-    "a denied port beats the block": (
-        {PolicyKey(0, 80, TCP, INGRESS): DENY, PolicyKey(WEB, 80, TCP, INGRESS, 14): ALLOW},
-        False,
-    ),
-    "a denial beats precedence": (
-        {PolicyKey(WEB, 80, TCP, INGRESS): PolicyValue(precedence=255), ANY_IN: DENY},
-        False,
-    ),
-}
-
-
 @pytest.mark.parametrize("family", [4, 6])
 def test_who_gets_in(bench: Bench, kernel: Kernel, family: int) -> None:
     _two_endpoints(bench)
@@ -309,6 +267,24 @@ def test_a_drop_is_reported_with_its_cause(bench: Bench, kernel: Kernel) -> None
         assert (event.source, event.destination, event.protocol, event.direction) == (WEB4, DB4, TCP, INGRESS)
         assert (event.source_identity, event.destination_identity, event.endpoint) == (WEB, DB, 2)
     assert kernel.events_lost() == 0
+
+
+def test_packets_are_counted_by_reason_and_direction(bench: Bench, kernel: Kernel) -> None:
+    _two_endpoints(bench)
+    assert not {counter.reason for counter in kernel.counters()} & {133, 181}
+    source, destination = (bench.namespace("web"), WEB4), (bench.namespace("db"), DB4)
+    assert bench.connects(source, destination, 80)
+    kernel.apply_policy(2, {PolicyKey(WEB, 81, TCP, INGRESS): DENY}, [ANY_IN])
+    assert not bench.connects(source, destination, 80)
+    assert not bench.connects(source, destination, 81)
+    found = {(counter.reason, counter.direction): counter for counter in kernel.counters()}
+    forwarded = sum(found[key].packets for key in found if not key[0])
+    assert forwarded >= 1
+    for reason in (133, 181):
+        assert found[reason, INGRESS].packets >= 1
+        assert found[reason, INGRESS].bytes >= 40 * found[reason, INGRESS].packets
+    assert bench.again().start().adopted
+    assert {(c.reason, c.direction) for c in bench.kernel.counters()} >= {(133, INGRESS), (181, INGRESS)}
 
 
 def test_a_new_flow_is_reported_with_what_allowed_it(bench: Bench, kernel: Kernel) -> None:

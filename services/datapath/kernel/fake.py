@@ -6,11 +6,11 @@ operations fail through `FakeWorld.faults`.
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from services.datapath.operations import (
     KernelError,
     KernelReport,
     Link,
+    PacketCounter,
     Plugged,
     PolicyCounters,
     PolicyKey,
@@ -60,6 +61,7 @@ class FakeWorld:
     prefixes: tuple[Prefix, ...] = ()
     reports: deque[Event] = field(default_factory=deque)
     lost: int = 0
+    packets_by_fate: Counter[tuple[int, int]] = field(default_factory=Counter)
     next_ifindex: int = 100
     namespaces: set[str] | None = None
     """The namespaces that exist; None: all."""
@@ -203,6 +205,13 @@ class FakeKernel:
         """Return how many reports found no room."""
         return self.world.lost
 
+    def counters(self) -> list[PacketCounter]:
+        """Return what became of the packets that were sent; all have 60 bytes."""
+        self._enter("counters")
+        return [
+            PacketCounter(*key, packets, packets * 60) for key, packets in sorted(self.world.packets_by_fate.items())
+        ]
+
     def stop(self) -> None:
         """Nothing is held."""
 
@@ -224,10 +233,7 @@ class FakeKernel:
         source_identity, destination_identity = self._identity(source), self._identity(destination)
         sender, receiver = self._local(source), self._local(destination)
         last = PacketVerdict(passes=True)
-        for entry, peer, direction in (
-            (sender, destination_identity, EGRESS),
-            (receiver, source_identity, INGRESS),
-        ):
+        for entry, peer, direction in ((sender, destination_identity, EGRESS), (receiver, source_identity, INGRESS)):
             if entry is None:
                 continue
             last = self._judge(entry, peer, protocol, dport, direction)
@@ -240,6 +246,7 @@ class FakeKernel:
     ) -> PacketVerdict:
         """Judge a packet, and report it as the programs would."""
         verdict = self.verdict(source, destination, protocol, dport)
+        self.world.packets_by_fate[verdict.reason, verdict.direction] += 1
         if verdict.endpoint:
             kind = EventKind.NEW_FLOW if verdict.passes else EventKind.DROP
             ends = {"source": source, "destination": destination, "sport": 40000, "dport": dport}
@@ -280,13 +287,10 @@ class FakeKernel:
         found = [(key, entries[key]) for key in keys if key in entries]
         for identity in (peer, 0):
             # the longest prefix is all that a look-up of ranges finds
-            longest = (_block(identity, port, protocol, direction, bits) for bits in range(16, 0, -1))
-            found += [(key, entries[key]) for key in itertools.islice((k for k in longest if k in entries), 1)]
+            block = partial(PolicyKey, identity, protocol=protocol, direction=direction)
+            longest = (block(port=port & ~(0xFFFF >> bits), port_bits=bits) for bits in range(16, 0, -1))
+            found += next(([(key, entries[key])] for key in longest if key in entries), [])
         return max(found, key=_strength, default=None)
-
-
-def _block(identity: int, port: int, protocol: int, direction: int, bits: int) -> PolicyKey:
-    return PolicyKey(identity, port & ~(0xFFFF >> bits), protocol, direction, bits)
 
 
 def _strength(match: tuple[PolicyKey, PolicyValue]) -> tuple[bool, int, int, bool]:

@@ -25,6 +25,7 @@ from services.datapath.operations import (
     KernelError,
     KernelReport,
     Link,
+    PacketCounter,
     Plugged,
     PolicyCounters,
     PolicyKey,
@@ -287,6 +288,10 @@ class LinuxKernel:
     def events_lost(self) -> int:
         """Return how many reports the programs could not deliver since the maps were created."""
         return self._tables.events_lost()
+
+    def counters(self) -> list[PacketCounter]:
+        """Return the packets forwarded and dropped, per reason and direction; what never happened is left out."""
+        return self._tables.counters()
 
 
 def _jiffies_per_second() -> int:

@@ -58,9 +58,9 @@ class Migration:
         return sum(self._catch_up(name, pin, attached) for name in recorded for pin in self._olds(name))
 
     def finish(self) -> None:
-        """Let the old maps go."""
+        """Let the old maps go, and what a killed start left half filled."""
         for name in self._specs:
-            for pin in self._olds(name):
+            for pin in (self._pin(name, "_new"), *self._olds(name)):
                 pin.unlink(missing_ok=True)
 
     def _pin(self, name: str, suffix: str = "") -> Path:

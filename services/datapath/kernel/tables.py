@@ -16,7 +16,7 @@ from services.datapath.kernel.ipcache import AddressTables
 from services.datapath.kernel.maps import Map, open_or_create
 from services.datapath.kernel.migration import Migration, check_schema
 from services.datapath.kernel.policies import PolicyTables
-from services.datapath.operations import EndpointEntry, KernelError, PolicyKey, PolicyValue
+from services.datapath.operations import EndpointEntry, KernelError, PacketCounter, PolicyKey, PolicyValue
 
 _ZERO = struct.pack("=I", 0)
 
@@ -183,6 +183,16 @@ class Tables:
         finally:
             if changed:
                 self.bump_addresses()
+
+    def counters(self) -> list[PacketCounter]:
+        """Return the packets per reason and direction, over all processors."""
+        found = []
+        for index in range(self._specs["metrics"].entries):
+            values = [struct.unpack("=QQ", value) for value in self.maps["metrics"].get_per_cpu(_number(index))]
+            packets, length = (sum(part) for part in zip(*values, strict=True))
+            if packets:
+                found.append(PacketCounter(index >> 1, index & 1, packets, length))
+        return found
 
     def events_lost(self) -> int:
         """Return how many reports were not delivered."""
