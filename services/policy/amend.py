@@ -14,7 +14,7 @@ import msgspec
 from fairlead.schema.identity import HOST
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow
 from services.policy.labels import Identity
-from services.policy.resolve import Enforcement, World, resolve
+from services.policy.resolve import Enforcement, Side, World
 from services.policy.rules import Rule
 
 
@@ -24,33 +24,26 @@ def amended(
     """Return the row with the peer's entries as they are now; `rules` select the subject. None: resolve anew."""
     if peer in (HOST, subject.number) or row.staged is not None:
         return None
-    naming = [rule for rule in rules if any(peer in world.members(selector) for selector in rule.peers)]
+    naming = [
+        rule
+        for rule in rules
+        if not rule.selects_hosts and any(peer in world.members(selector) for selector in rule.peers)
+    ]
     own = World(lambda selector: (peer,) if peer in world.members(selector) else (), world.identities)
-    found = resolve(subject, naming, own, enforcement) if naming else PolicyRow(identity=row.identity, entries=())
-    if found.staged is not None:
-        return None
+    number = {origin: index for index, origin in enumerate(row.origins)}
     entries: list[PolicyEntry] | tuple[PolicyEntry, ...] = row.entries
     for direction in reversed(Direction):  # from the end, so that places before stay what they are
         start, first, behind = _places(row.entries, direction, peer)
-        new = _entries(found, row, direction, peer, start)
-        if new is None or not _origins_of(row.entries[first:behind]) <= _origins_of(new) | _closing(row):
-            return None  # an origin has come, or may have lost its last entry
+        mine = [rule for rule in naming if rule.direction is direction]
+        found = Side(direction, subject, mine, own, enforcement).of_peer(peer, number) if mine else []
+        if found is None:
+            return None
+        new = [one for one in found if not _shadowed(one, row.entries, start)]
+        if first < behind and not _origins_of(row.entries[first:behind]) <= _origins_of(new) | _closing(row):
+            return None  # an origin may have lost its last entry
         if new or first < behind:
             entries = [*entries[:first], *new, *entries[behind:]]
     return row if entries is row.entries else msgspec.structs.replace(row, entries=tuple(entries))
-
-
-def _entries(found: PolicyRow, row: PolicyRow, direction: Direction, peer: int, start: int) -> list[PolicyEntry] | None:
-    """Return what is found of the peer and not shadowed, in the row's own numbers of origins; None: it lacks one of them."""
-    new = [
-        one
-        for one in found.entries
-        if one.identity == peer and one.direction == direction and not _shadowed(one, row.entries, start)
-    ]
-    number = {origin: index for index, origin in enumerate(row.origins)} if new else {}
-    if not all(found.origins[index] in number for one in new for index in one.origins):
-        return None
-    return [_renumbered(one, found, number) for one in new]
 
 
 def _closing(row: PolicyRow) -> set[int]:
@@ -90,11 +83,6 @@ def _covers(outer: PolicyEntry, inner: PolicyEntry) -> bool:
         return False
     last = max(inner.port, inner.end_port)
     return not outer.port or (0 < inner.port >= outer.port and last <= max(outer.port, outer.end_port))
-
-
-def _renumbered(entry: PolicyEntry, found: PolicyRow, number: dict[str, int]) -> PolicyEntry:
-    origins = tuple(sorted(number[found.origins[index]] for index in entry.origins))
-    return msgspec.structs.replace(entry, origins=origins)
 
 
 def _origins_of(entries: Iterable[PolicyEntry]) -> set[int]:

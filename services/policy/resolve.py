@@ -89,10 +89,10 @@ class World:
 def resolve(subject: Identity, rules: Iterable[Rule], world: World, enforcement: Enforcement) -> PolicyRow:
     """Return the row of the subject; `rules` are those that select it. Revision and trace are left to the caller."""
     selecting = [rule for rule in rules if not rule.selects_hosts]
-    live = [_Side(direction, subject, _live(selecting), world, enforcement) for direction in Direction]
-    staged: list[_Side] = []
+    live = [Side(direction, subject, _live(selecting), world, enforcement) for direction in Direction]
+    staged: list[Side] = []
     if any(rule.stage is not Stage.LIVE for rule in selecting):
-        staged = [_Side(direction, subject, selecting, world, enforcement) for direction in Direction]
+        staged = [Side(direction, subject, selecting, world, enforcement) for direction in Direction]
     origins = sorted({origin for side in (*live, *staged) for origin in side.origins()})
     number = {origin: index for index, origin in enumerate(origins)}
     return PolicyRow(
@@ -105,7 +105,7 @@ def resolve(subject: Identity, rules: Iterable[Rule], world: World, enforcement:
     )
 
 
-def _staged(sides: Sequence[_Side], number: Mapping[str, int]) -> StagedPolicy:
+def _staged(sides: Sequence[Side], number: Mapping[str, int]) -> StagedPolicy:
     return StagedPolicy(
         entries=tuple(entry for side in sides for entry in side.encoded(number)),
         ingress_default_deny=sides[0].closed(number),
@@ -122,7 +122,7 @@ def _live(rules: Iterable[Rule]) -> list[Rule]:
     ]
 
 
-class _Side:
+class Side:
     """One direction of a subject's policy."""
 
     def __init__(
@@ -154,19 +154,26 @@ class _Side:
 
     def encoded(self, number: Mapping[str, int]) -> list[PolicyEntry]:
         """Return the entries in the form of a row, sorted."""
-        return [
-            PolicyEntry(
-                direction=self._direction,
-                identity=IdentityId(key.identity),
-                protocol=key.protocol,
-                port=key.port,
-                end_port=key.end_port,
-                deny=effect.deny,
-                precedence=effect.precedence,
-                origins=tuple(sorted(number[origin] for origin in effect.origins)),
-            )
-            for key, effect in sorted(self.entries.items())
-        ]
+        return [self._entry(key, effect, number) for key, effect in sorted(self.entries.items())]
+
+    def of_peer(self, peer: int, number: Mapping[str, int]) -> list[PolicyEntry] | None:
+        """Return the entries of one peer as `encoded` does; None: an origin of theirs has no number."""
+        mine = sorted(key for key in self.entries if key.identity == peer)
+        if any(origin not in number for key in mine for origin in self.entries[key].origins):
+            return None
+        return [self._entry(key, self.entries[key], number) for key in mine]
+
+    def _entry(self, key: Key, effect: Effect, number: Mapping[str, int]) -> PolicyEntry:
+        return PolicyEntry(
+            direction=self._direction,
+            identity=IdentityId(key.identity),
+            protocol=key.protocol,
+            port=key.port,
+            end_port=key.end_port,
+            deny=effect.deny,
+            precedence=effect.precedence,
+            origins=tuple(sorted(number[origin] for origin in effect.origins)),
+        )
 
     def _add_rule(self, rule: Rule) -> None:
         for traffic in rule.traffic:

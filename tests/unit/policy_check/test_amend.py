@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY
+from fairlead.schema.policy import PolicyObject
 from services.policy.groups import cidr_identity
 from services.policy.model import Model, is_subject, reserved_identities
 from services.policy.parse import parse
@@ -63,3 +64,28 @@ def test_a_thousand_random_edits_end_as_resolving_anew_does(mode: Mode) -> None:
     everything = {number: model.row_anew(number) for number in kept}
     assert kept == everything
     assert {number for number, row in kept.items() if row} == {n for n in model.identities if is_subject(n)}
+
+
+def test_host_policies_and_audited_ones_are_told_apart_in_amending_too() -> None:
+    model = filled(Mode.DEFAULT)
+    peers = [{"fromEndpoints": [{"matchLabels": {"team": "t0"}}]}]
+    for kind, spec in (
+        ("CiliumClusterwideNetworkPolicy", {"nodeSelector": {}, "ingress": peers}),
+        (
+            "CiliumNetworkPolicy",
+            {"endpointSelector": {}, "enableDefaultDeny": {"ingress": False}, "ingressDeny": peers},
+        ),
+    ):
+        name = kind.lower()
+        metadata = {"name": name} if "nodeSelector" in spec else {"name": name, "namespace": "fleet"}
+        document = PolicyObject(apiVersion="cilium.io/v2", kind=kind, metadata=metadata, spec=spec)
+        model.put_policy(name, parse(document, Translation()))
+        for number in model.take_pending():
+            model.row(number)
+        for newcomer in range(SIZE, SIZE + 5):
+            model.put_identity(fleet.identity(newcomer, SIZE))
+            for number in model.take_pending():
+                assert model.row(number) == model.row_anew(number)
+            model.remove_identity(FIRST_CLUSTER_IDENTITY + newcomer)
+            for number in model.take_pending():
+                assert model.row(number) == model.row_anew(number)
