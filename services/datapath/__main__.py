@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from fairlead.app import App, launch
@@ -10,12 +11,17 @@ from services.datapath.service import Datapath
 from services.datapath.settings import DatapathSettings
 from services.datapath.store import Store
 
+_SWITCH_S = 0.0005
+"""The kernel thread gives the interpreter away at each system call. Until it has it back from a busy event loop takes 5 ms by default, and to
+plug an endpoint takes a dozen calls."""
+
 
 async def serve(settings: DatapathSettings) -> None:
     """Run until told to end."""
     from services.datapath.kernel.linux import LinuxKernel  # noqa: PLC0415 - bcc is needed on nodes only
     from services.datapath.kernel.survey import Surveyor  # noqa: PLC0415 - same
 
+    sys.setswitchinterval(_SWITCH_S)
     uplinks = settings.uplinks or host.uplinks()
     addresses = settings.node_addresses or host.addresses(uplinks)
     async with App("datapath", settings) as app:

@@ -124,10 +124,10 @@ def ingress(node: Node, name: str, family: int = 4, **more: int) -> Case:
     return Case(name, "from_network", packet, node.uplink, action=REDIRECT, **more)
 
 
-def denied(rig: Rig, name: str, source: int) -> Case:
+def denied(rig: Rig, name: str, source: int, **more: int) -> Case:
     """Return a UDP packet that no entry of the pod's policy allows."""
     packet = frame(udp(1024, 53, b"x" * 46), pod_address(source, 4), pod_address(3 - source, 4))
-    return Case(name, "from_pod", packet, rig.plugged[source].ifindex, action=SHOT)
+    return Case(name, "from_pod", packet, rig.plugged[source].ifindex, action=SHOT, **more)
 
 
 def rows_of(node: Node) -> list[Row]:
@@ -143,6 +143,7 @@ def rows_of(node: Node) -> list[Row]:
     if node.name != "base":
         return cases
     cycling = {"vary": PORT, "count": CYCLE}
+    cases.append(Row(node.name, denied(rig, "denied, each packet of another flow", 1, vary=PORTS, count=NEW_FLOWS)))
     cases.append(Row(node.name, local(rig, 4, "established local, 50 000 flows cycling", **cycling)))
     cases.append(Row(node.name, remote(rig, "established remote, 50 000 flows cycling", **cycling)))
     cases.append(Row(node.name, ingress(node, "ingress, 50 000 flows cycling", **cycling)))
