@@ -287,4 +287,4 @@ async def test_the_realised_row_comes_back_when_the_bucket_is_lost(node: TestNod
     await until(lambda: node.realised().rows)
     hub.drop_bucket("realised")
     assert not node.realised().rows
-    await until(lambda: node.realised().rows)
+    await until(lambda: node.realised().rows, within_s=20)
