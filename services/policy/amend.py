@@ -19,26 +19,21 @@ from services.policy.rules import Rule
 
 
 def amended(
-    row: PolicyRow, subject: Identity, peer: int, rules: Iterable[Rule], world: World, enforcement: Enforcement
+    row: PolicyRow, subject: Identity, peer: int, naming: Iterable[Rule], world: World, enforcement: Enforcement
 ) -> PolicyRow | None:
-    """Return the row with the peer's entries as they are now; `rules` select the subject. None: resolve anew."""
+    """Return the row with the entries of the peer as they are now; `naming`: the rules of the subject that name it. None: anew."""
     if peer in (HOST, subject.number) or row.staged is not None:
         return None
-    naming = [
-        rule
-        for rule in rules
-        if not rule.selects_hosts and any(peer in world.members(selector) for selector in rule.peers)
-    ]
     own = World(lambda selector: (peer,) if peer in world.members(selector) else (), world.identities)
     number = {origin: index for index, origin in enumerate(row.origins)}
     entries: list[PolicyEntry] | tuple[PolicyEntry, ...] = row.entries
     for direction in reversed(Direction):  # from the end, so that places before stay what they are
-        start, first, behind = _places(row.entries, direction, peer)
-        mine = [rule for rule in naming if rule.direction is direction]
+        first, behind = _places(row.entries, direction, peer)
+        mine = [rule for rule in naming if rule.direction is direction and not rule.selects_hosts]
         found = Side(direction, subject, mine, own, enforcement).of_peer(peer, number) if mine else []
         if found is None:
             return None
-        new = [one for one in found if not _shadowed(one, row.entries, start)]
+        new = [one for one in found if not _shadowed(one, row.entries)]
         if first < behind and not _origins_of(row.entries[first:behind]) <= _origins_of(new) | _closing(row):
             return None  # an origin may have lost its last entry
         if new or first < behind:
@@ -54,19 +49,18 @@ def _place(entry: PolicyEntry) -> tuple[int, int]:
     return int(entry.direction), int(entry.identity)
 
 
-def _places(entries: tuple[PolicyEntry, ...], direction: Direction, peer: int) -> tuple[int, int, int]:
-    """Return where the direction's entries begin, and where the peer's begin and end; a row's entries are sorted."""
-    side = int(direction)
-    start = bisect_left(entries, (side, 0), key=_place)
-    first = bisect_left(entries, (side, peer), lo=start, key=_place)
-    behind = first
-    while behind < len(entries) and _place(entries[behind]) == (side, peer):
+def _places(entries: tuple[PolicyEntry, ...], direction: Direction, peer: int) -> tuple[int, int]:
+    """Return where the peer's entries of a direction begin and end; a row's entries are sorted."""
+    place = (int(direction), peer)
+    first = behind = bisect_left(entries, place, key=_place)
+    while behind < len(entries) and _place(entries[behind]) == place:
         behind += 1
-    return start, first, behind
+    return first, behind
 
 
-def _shadowed(entry: PolicyEntry, entries: tuple[PolicyEntry, ...], start: int) -> bool:
-    """Tell whether an entry for any peer, which stand from `start` on, covers this one and outranks it."""
+def _shadowed(entry: PolicyEntry, entries: tuple[PolicyEntry, ...]) -> bool:
+    """Tell whether an entry for any peer, which stand first in each direction, covers this one and outranks it."""
+    start = bisect_left(entries, (int(entry.direction), 0), key=_place)
     for place in range(start, len(entries)):
         other = entries[place]
         if other.identity or other.direction != entry.direction:

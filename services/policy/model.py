@@ -133,7 +133,7 @@ class Model:
         if identity is None:
             return None
         for peer in peers if row else ():
-            row = row and amended(row, identity, peer, self._rules_of(number), self._world, self._enforcement)
+            row = row and amended(row, identity, peer, self._naming(number, peer), self._world, self._enforcement)
         if row is None:
             row = self.row_anew(number)
         if row is not None:
@@ -161,6 +161,11 @@ class Model:
     def _rules_of(self, number: int) -> Iterable[Rule]:
         for selector in self._index.selectors_of(number):
             yield from self._by_subject.get(selector, ())
+
+    def _naming(self, number: int, peer: int) -> list[Rule]:
+        """Return the subject's rules that name the peer; none for one that is gone."""
+        named = set().union(*(self._by_peer.get(selector, ()) for selector in self._index.selectors_of(peer)))
+        return [rule for rule in self._rules_of(number) if rule in named]
 
     def _note_peer(self, number: int) -> None:
         """Note the subjects of every rule that has the identity among its peers."""

@@ -1,8 +1,8 @@
 """A fleet and its policies at any size, the same every time.
 
 Five workloads share an application, two hundred a team. Every application has one policy, and every tenth has ten more, so that one
-subject identity in ten is selected by several. Rules name applications, teams, prefixes (with holes) or everybody, on ports, ranges or
-names; a sixth of them deny.
+subject identity in ten is selected by several. Rules name applications (one in forty: teams), prefixes (with holes) or everybody, on
+ports, ranges or (but for everybody) names; a seventh of them deny.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def _item(number: int, applications: int, teams: int, side: str) -> dict[str, An
             prefix = number % PREFIXES
             outer, hole = f"10.{prefix % 256}.0.0/16", f"10.{prefix % 256}.{prefix % 199}.0/24"
             peers = {f"{side}CIDRSet": [{"cidr": outer, "except": [hole]}]}
-        case 2:
-            peers = {f"{side}Endpoints": [{"matchLabels": {"team": f"t{number % teams}"}}]}
+        case 2 if number // 10 % 4 == 0:
+            peers = {f"{side}Endpoints": [{"matchLabels": {"team": f"t{number // 40 % teams}"}}]}
         case 3:
-            return {"toPorts": [{"ports": _ports(number)}]}
+            return {"toPorts": [{"ports": _ports(number // 10 * 4)}]}
         case _:
             names = [f"a{(number * 7 + step) % applications}" for step in (0, 13)]
             peers = {f"{side}Endpoints": [{"matchExpressions": [{"key": "app", "operator": "In", "values": names}]}]}
