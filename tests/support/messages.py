@@ -38,9 +38,13 @@ def _text(info: inspect.StrType) -> Plain:
     longest = 1000 if info.max_length is None else info.max_length
     if not info.pattern:
         return st.text(min_size=info.min_length or 0, max_size=min(longest, 20))
-    found = st.from_regex(re.compile(info.pattern, re.ASCII), fullmatch=True)
-    # by ASCII alone, a negated class would take the blanks of other scripts
-    return found.filter(lambda text: len(text) <= longest and re.search(info.pattern, text) is not None)
+    pattern = re.compile(info.pattern)
+
+    def fits(text: str) -> bool:
+        # by ASCII alone, a negated class would take the blanks of other scripts
+        return len(text) <= longest and pattern.search(text) is not None
+
+    return st.from_regex(re.compile(info.pattern, re.ASCII), fullmatch=True).filter(fits)
 
 
 def _integer(info: inspect.IntType) -> Plain:
