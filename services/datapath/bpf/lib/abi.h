@@ -119,7 +119,8 @@ struct flow {
 };
 MAP("lru_hash", struct flow_key, struct flow, conntrack);
 
-/* What was denied just now, per CPU: a slot holds the last flow that fell on it, so remembering one evicts no good flow. */
+/* What was denied just now, per CPU: a slot holds the last flow that fell on it, so remembering one evicts no good
+ * flow. */
 #define DENIAL_BITS 10 /* of the number of a slot */
 struct denial {
 	struct flow_key key;
