@@ -160,6 +160,28 @@ async def test_policy_delete_by_name_and_by_file(world: World, policy_file: str)
         await world.run("policy", "delete", "nobody")
 
 
+async def test_policy_history_and_the_way_back(world: World, policy_file: str, tmp_path: Path) -> None:
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(POLICY.replace("6379", "6380"))
+    for path in (policy_file, str(changed)):
+        await world.run("policy", "apply", "-f", path)
+    shown = (await world.run("policy", "history", "clustermesh-ingress-l4-policy")).text
+    assert [line.split()[0] for line in shown.splitlines()] == ["VERSION", "1", "2"]
+    done = await world.run("policy", "rollback", "clustermesh-ingress-l4-policy", "--to", "1", "--wait")
+    assert "rolled back at revision 7" in done.text
+    assert "realised on 2 nodes" in done.text
+    assert "6379" in (await world.run("policy", "get", "clustermesh-ingress-l4-policy")).text
+    assert "rolled back to 1" in (await world.run("policy", "history", "clustermesh-ingress-l4-policy")).text
+
+
+async def test_policy_get_keeps_the_tests_of_a_document(world: World, policy_file: str, tmp_path: Path) -> None:
+    promised = tmp_path / "promised.yaml"
+    promise = "tests:\n- {from: {app: employee}, to: {app: protected-db}, port: 6379/TCP, expect: allow}\n"
+    promised.write_text(POLICY.rstrip() + "\n" + promise)
+    await world.run("policy", "apply", "-f", str(promised))
+    assert "expect: allow" in (await world.run("policy", "get", "clustermesh-ingress-l4-policy")).text
+
+
 async def test_the_policy_map_comes_back_from_the_kernel(world: World) -> None:
     text = (await world.run("bpf", "policy", "get", "protected-db")).text
     assert "Allow   Ingress    1001      app=employee  6379/TCP" in text

@@ -151,18 +151,38 @@ class Policies:
     """The policy service; `late` names nodes that do not confirm."""
 
     stored: dict[str, policy.StoredPolicy] = field(default_factory=dict)
+    versions: list[policy.PolicyVersion] = field(default_factory=list)
     late: tuple[NodeName, ...] = ()
 
     async def apply(self, ask: policy.ApplyPolicy) -> policy.PolicyApplied:
         name = ask.document.metadata["name"]
         reference = policy.PolicyReference(kind=ask.document.kind, name=name, namespace="default")
         self.stored[name] = policy.StoredPolicy(policy=reference, document=ask.document, revision=7, author=ask.author)
+        self._keep("stored", ask.author, ask.document)
         return self._applied(reference, ask.wait_s)
 
     async def delete(self, ask: policy.DeletePolicy) -> policy.PolicyApplied:
         if ask.policy.name not in self.stored:
             raise NotFound(f"no policy {ask.policy.name}")
         return self._applied(self.stored.pop(ask.policy.name).policy, ask.wait_s)
+
+    async def history(self, ask: policy.PolicyHistoryQuery) -> policy.PolicyHistory:
+        return policy.PolicyHistory(policy=ask.policy, versions=tuple(self.versions))
+
+    async def roll_back(self, ask: policy.RollBackPolicy) -> policy.PolicyApplied:
+        wanted = self.versions[(ask.version or len(self.versions) - 1) - 1].document
+        assert wanted is not None
+        self.stored[ask.policy.name] = policy.StoredPolicy(policy=ask.policy, document=wanted, revision=7)
+        self._keep(f"rolled back to {ask.version}", ask.author, wanted)
+        return self._applied(ask.policy, ask.wait_s)
+
+    def _keep(self, action: str, author: str, document: policy.PolicyObject) -> None:
+        number = len(self.versions) + 1
+        self.versions.append(
+            policy.PolicyVersion(
+                version=number, revision=6 + number, action=action, at=NOW, author=author, document=document
+            )
+        )
 
     def _applied(self, reference: policy.PolicyReference, wait_s: float) -> policy.PolicyApplied:
         nodes = [
@@ -204,6 +224,8 @@ class World:
             (policy.APPLY, self.policies.apply),
             (policy.DELETE, self.policies.delete),
             (policy.POLICIES, self.policies.list_all),
+            (policy.HISTORY, self.policies.history),
+            (policy.ROLLBACK, self.policies.roll_back),
         ]
         await self.bus.serve("policy", [route(topic, handler) for topic, handler in replies])
         await self._fill()
