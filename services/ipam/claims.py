@@ -63,15 +63,19 @@ class Claims:
         self._condition("claim", False, f"waiting: {reason}")
 
     async def _claim_missing(self) -> None:
-        """Claim one prefix per family that has none. A pool that is full does not keep the other family from serving."""
+        """Claim one prefix per family that has none. A pool that is full does not keep the other family from serving.
+
+        All are taken at once: a workload that asks meanwhile must not get an address of one family and stay without the other.
+        """
         full: list[str] = []
-        missing = missing_pools(self._pools, self._ipam.state().prefixes)
-        for choices in missing:
+        claimed: list[Prefix] = []
+        for choices in missing_pools(self._pools, self._ipam.state().prefixes):
             try:
                 with telemetry.span("claim prefix", node=self._node):
-                    await self._ipam.take([await self._claim_first(choices)])
+                    claimed.append(await self._claim_first(choices))
             except Exhausted as error:
                 full.append(error.message)
+        await self._ipam.take(claimed)
         if full and not self._ipam.state().prefixes:
             raise Exhausted("; ".join(full))
         self._condition("claim", not full, "; ".join(full))

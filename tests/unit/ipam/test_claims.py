@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from fairlead.address import Prefix
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import SYSTEM
 from fairlead.errors import Unavailable
-from fairlead.kv import Delete, Kv, Put
+from fairlead.kv import Check, Delete, Kv, Put
 from fairlead.kv_etcd import EtcdKv
 from fairlead.kv_memory import MemoryKv
 from fairlead.schema.base import NodeName
@@ -240,3 +240,20 @@ async def test_the_claim_survives_a_crash_of_etcd(etcd: EtcdServer, tmp_path: Pa
                 while prefix.replace("/", "_") not in etcd.ctl("get", claim_key(prefix), "--keys-only"):
                     await asyncio.sleep(0.1)
     await kv.close()
+
+
+async def test_nobody_gets_an_address_before_every_family_is_claimed(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    class Asking(MemoryKv):
+        """Looks, at every commit, how many families could be leased from at that moment."""
+
+        async def commit(self, checks: Sequence[Check], changes: Sequence[Put | Delete]) -> int:
+            asked.append(len(node.prefixes))
+            return await super().commit(checks, changes)
+
+    node = Node(Asking(), Hub(), tmp_path)
+    async with node.running():
+        await until(lambda: len(node.prefixes) == 2)
+    assert asked == [0, 0]
+    assert len(await node.lease()) == 2
