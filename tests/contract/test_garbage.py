@@ -65,9 +65,8 @@ class World:
     """One hub, one etcd and all five services, the datapath on the real kernel where this machine lets it."""
 
     def __init__(self, folder: Path) -> None:
-        self.hub = NatsServer(folder).start()
+        self.hub = NatsServer(folder)
         self.etcd = EtcdServer(folder / "etcd")
-        self.etcd.start()
         self.pins = Path(f"/sys/fs/bpf/{NETNS}")
         options = {"NATS": self.hub.url, "ETCD": self.etcd.url, "POOLS": "10.77.0.0/16", "CLAIM_LENGTHS": "24"}
         bgp = {"BGP_ASN": "65001", "BGP_PEERS": "127.0.0.1:65101", "BGP_ROUTER_ID": "10.0.0.1"}
@@ -76,12 +75,17 @@ class World:
         self.services.append(ServiceProcess("bgp", NODE, folder, {**options, **bgp}))
         if not REASON_AGAINST_KERNEL:
             self.services.append(self._datapath(folder, options))
+
+    def start(self) -> None:
+        self.hub.start()
+        self.etcd.start()
+        if not REASON_AGAINST_KERNEL:
+            ip(WIRING)
+            ip(WIRING_INSIDE, "nsenter", f"--net=/run/netns/{NETNS}", "--")
         for service in self.services:
             service.start()
 
     def _datapath(self, folder: Path, options: dict[str, str]) -> ServiceProcess:
-        ip(WIRING)
-        ip(WIRING_INSIDE, "nsenter", f"--net=/run/netns/{NETNS}", "--")
         url = self.hub.url.replace("127.0.0.1", OUTSIDE)
         kernel = {"NATS": url, "PIN_DIRECTORY": str(self.pins), "UPLINKS": "up1", "NODE_ADDRESSES": INSIDE}
         return ServiceProcess("datapath", NODE, folder, {**options, **kernel}, netns=f"/run/netns/{NETNS}")
@@ -91,7 +95,7 @@ class World:
             service.kill()
         self.hub.kill()
         self.etcd.kill()
-        if not REASON_AGAINST_KERNEL:
+        if Path(f"/run/netns/{NETNS}").exists():
             ip(f"netns delete {NETNS}\n")
             shutil.rmtree(self.pins, ignore_errors=True)
 
@@ -100,6 +104,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("garbage"))
     try:
+        made.start()
         yield made
     finally:
         made.stop()
