@@ -62,10 +62,6 @@ class Selector(tuple[Requirement, ...]):  # noqa: SLOT001 - a tuple with slots c
         """Tell whether the identity meets every requirement."""
         return all(requirement.met_by(identity) for requirement in self)
 
-    def joined(self, other: Iterable[Requirement]) -> Selector:
-        """Return the selector that asks for these requirements too."""
-        return Selector((*self, *other))
-
     @property
     def prefixes(self) -> list[str]:
         """Return the prefixes that the selector names, included and excepted."""

@@ -16,7 +16,7 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64l
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
-_MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 0, 1, 2, 3, 4
+_MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
 _PIN, _GET, _TEST_RUN, _INFO = 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _ATTR_BYTES = 144
@@ -121,18 +121,6 @@ def map_delete(fd: int, key: bytes) -> bool:
             return False
         raise
     return True
-
-
-def map_next_key(fd: int, key: bytes | None, key_bytes: int) -> bytes | None:
-    """Return the key after `key` (None: the first), or None at the end."""
-    following = ctypes.create_string_buffer(key_bytes)
-    try:
-        _bpf(_NEXT_KEY, _attr("I4xQQQ", fd, _address(key) if key is not None else 0, _address(following), 0))
-    except OSError as error:
-        if error.errno == _ENOENT:
-            return None
-        raise
-    return following.raw
 
 
 def _batch(command: int, fd: int, buffers: Sequence[int], count: int) -> tuple[int, OSError | None]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,26 +18,6 @@ from tests.unit.datapath.world import Control, TestNode, entry, until
 TCP = 6
 INGRESS, EGRESS = 0, 1
 WEB, DB = Address("10.0.0.2"), Address("10.0.0.3")
-
-
-@pytest.fixture
-def hub() -> Hub:
-    return Hub()
-
-
-@pytest.fixture
-async def control(hub: Hub) -> Control:
-    made = Control(hub)
-    await made.start()
-    return made
-
-
-@pytest.fixture
-async def node(tmp_path: Path, hub: Hub) -> AsyncIterator[TestNode]:
-    made = TestNode(tmp_path, hub)
-    await made.start()
-    yield made
-    await made.stop()
 
 
 async def test_attach_with_everything_alive(node: TestNode, control: Control) -> None:

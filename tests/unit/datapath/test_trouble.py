@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,26 +15,6 @@ from fairlead.schema.datapath import EndpointState
 from fairlead.schema.policy import POLICY_ROWS
 from services.datapath.operations import KernelError, Link
 from tests.unit.datapath.world import Control, TestNode, entry, until
-
-
-@pytest.fixture
-def hub() -> Hub:
-    return Hub()
-
-
-@pytest.fixture
-async def control(hub: Hub) -> Control:
-    made = Control(hub)
-    await made.start()
-    return made
-
-
-@pytest.fixture
-async def node(tmp_path: Path, hub: Hub) -> AsyncIterator[TestNode]:
-    made = TestNode(tmp_path, hub)
-    await made.start()
-    yield made
-    await made.stop()
 
 
 async def test_a_revision_is_realised_when_every_endpoint_of_the_identity_holds_it(
