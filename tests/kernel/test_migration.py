@@ -31,8 +31,8 @@ IDLE = 20
 
 @pytest.fixture(scope="module")
 def codes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    here = {1: versions.REPOSITORY}
-    return here | {schema: versions.make(tmp_path_factory.mktemp(f"v{schema}"), schema) for schema in (2, 3)}
+    here = {2: versions.REPOSITORY}
+    return here | {schema: versions.make(tmp_path_factory.mktemp(f"v{schema}"), schema) for schema in (3, 4)}
 
 
 @pytest.fixture
@@ -132,11 +132,11 @@ def old_pins(rig: Rig) -> list[str]:
     return [pin.name for pin in rig.pins.iterdir() if "_old_" in pin.name or pin.name.endswith("_new")]
 
 
-@pytest.mark.parametrize("path", [(3, 1), (2, 3, 2, 1)])
+@pytest.mark.parametrize("path", [(4, 2), (3, 4, 3, 2)])
 def test_maps_change_their_shape_under_traffic(
     fresh: Rig, traffic: Traffic, codes: dict[int, Path], path: tuple[int, ...]
 ) -> None:
-    standing = 1
+    standing = 2
     for schema in path:
         report = versions.start(codes[schema], fresh.pins)
         assert report == {"adopted": True, "migrated_from": standing, "endpoints": 2, "addresses": 2}
@@ -156,7 +156,7 @@ def test_maps_change_their_shape_under_traffic(
 
 def test_flow_table_is_carried_over_entry_by_entry(fresh: Rig, codes: dict[int, Path], traffic: Traffic) -> None:
     before = fresh.flows()
-    versions.start(codes[2], fresh.pins)
+    versions.start(codes[3], fresh.pins)
     table = open_any(fresh.pins / "fairlead_conntrack", "conntrack")
     assert table is not None
     assert table.spec.value_bytes == abi.FLOW.size + 8
@@ -171,7 +171,7 @@ def test_flow_table_is_carried_over_entry_by_entry(fresh: Rig, codes: dict[int, 
 def test_kill_at_any_point_is_finished_by_the_next_start(fresh: Rig, traffic: Traffic, codes: dict[int, Path]) -> None:
     """The process that moves the maps is killed after ever longer; whichever version comes next finishes."""
     for number, after_s in enumerate((0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.6, 0.8, 1.0, 1.5)):
-        code = codes[(2, 3, 1)[number % 3]]
+        code = codes[(3, 4, 2)[number % 3]]
         environment = os.environ | {"PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-c", versions.DRIVER, str(fresh.pins)]
         process = subprocess.Popen(
@@ -182,7 +182,7 @@ def test_kill_at_any_point_is_finished_by_the_next_start(fresh: Rig, traffic: Tr
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         traffic.idle_ones_answer()
-    assert versions.start(codes[1], fresh.pins)["endpoints"] == 2
+    assert versions.start(codes[2], fresh.pins)["endpoints"] == 2
     traffic.idle_ones_answer()
     assert not old_pins(fresh)
     assert not traffic.drops()
@@ -190,7 +190,7 @@ def test_kill_at_any_point_is_finished_by_the_next_start(fresh: Rig, traffic: Tr
     assert not traffic.passed
 
 
-@pytest.mark.parametrize(("schema", "oldest_reader"), [(99, 0), (7, 2)])
+@pytest.mark.parametrize(("schema", "oldest_reader"), [(99, 0), (7, 3)])
 def test_unknown_schema_is_refused_and_left_alone(fresh: Rig, schema: int, oldest_reader: int) -> None:
     fresh.kernel._tables.maps["abi"].put(struct.pack("=I", 0), abi.ABI.pack(schema, oldest_reader, bytes(32)))
     with pytest.raises(KernelError, match=f"schema {schema}"):

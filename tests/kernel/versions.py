@@ -13,10 +13,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FLOW_GREW = (
     (
         "bpf/lib/abi.h",
-        "\t__u32 hop_address[4];\n\t__u32 pad;\n};",
-        "\t__u32 hop_address[4];\n\t__u32 pad;\n\t__u64 grown;\n};",
+        "\t__u64 reported; /* jiffies of the last report of the flow */\n};",
+        "\t__u64 reported; /* jiffies of the last report of the flow */\n\t__u64 grown;\n};",
     ),
-    ("kernel/abi.py", 'struct.Struct("=QIHHIIII4QQI16sI")', 'struct.Struct("=QIHHIIII4QQI16sIQ")'),
+    ("kernel/abi.py", 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQ")', 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQQ")'),
 )
 STATE_GREW = (
     (
@@ -38,7 +38,7 @@ IDENTITY_GREW = (
     ("kernel/ipcache.py", 'struct.pack("=I", puts[prefix])', 'struct.pack("=II", puts[prefix], 0)'),
     ("kernel/ipcache.py", 'struct.unpack("=I", value)[0]', 'struct.unpack("=II", value)[0]'),
 )
-CHANGES = {2: FLOW_GREW + STATE_GREW, 3: FLOW_GREW + STATE_GREW + IDENTITY_GREW}
+CHANGES = {3: FLOW_GREW + STATE_GREW, 4: FLOW_GREW + STATE_GREW + IDENTITY_GREW}
 
 DRIVER = """
 import json, sys
@@ -56,7 +56,7 @@ def make(folder: Path, schema: int) -> Path:
     """Write the code of that schema version into the folder."""
     for package in ("services", "fairlead"):
         shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    changes = (*CHANGES[schema], ("kernel/abi.py", "SCHEMA_VERSION = 1", f"SCHEMA_VERSION = {schema}"))
+    changes = (*CHANGES[schema], ("kernel/abi.py", "SCHEMA_VERSION = 2", f"SCHEMA_VERSION = {schema}"))
     for name, before, after in changes:
         path = folder / "services" / "datapath" / name
         text = path.read_text()

@@ -16,7 +16,7 @@ from fairlead.address import Address, Prefix
 from services.datapath.kernel.syscalls import NO_PREALLOC
 from services.datapath.operations import Event, EventKind, PolicyCounters, PolicyKey, PolicyValue
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Grows when a map's shape changes: `migration.py` has the rules."""
 
 OLDEST_READER = 1
@@ -30,13 +30,13 @@ MAX_ENDPOINTS = 65536
 GATEWAY_MAC = bytes.fromhex("02666c000001")
 """The host side of every veth pair, and fairlead_host; neighbour.h answers with it."""
 
-ENDPOINT_PRESENT, ENDPOINT_HELD = 1, 2
+ENDPOINT_PRESENT, ENDPOINT_HELD, ENDPOINT_AUDIT_INGRESS, ENDPOINT_AUDIT_EGRESS = 1, 2, 4, 8
 BPF_DIRECTORY = Path(__file__).resolve().parent.parent / "bpf"
 
 ENDPOINT_STATE = struct.Struct("=6I6s6sI")
-SETTINGS = struct.Struct("=10I")
+SETTINGS = struct.Struct("=14I2HI")
 FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
-FLOW = struct.Struct("=QIHHIIII4QQI16sI")
+FLOW = struct.Struct("=QIHHIIII4QQI16s2B2s16sQ")
 EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB6x")
 ABI = struct.Struct("=II32s")
 _POLICY_REST = struct.Struct("=BBIQQ")
@@ -56,6 +56,29 @@ class EndpointState(NamedTuple):
     pod_mac: bytes = bytes(6)
     host_mac: bytes = bytes(6)
     reserved: int = 0
+
+
+class Settings(NamedTuple):
+    """Twin of `struct settings`; all times in jiffies."""
+
+    address_epoch: int = 0
+    host_ifindex: int = 0
+    second: int = 0
+    syn_timeout: int = 0
+    established_timeout: int = 0
+    closing_timeout: int = 0
+    other_timeout: int = 0
+    drops_per_second: int = 0
+    """Reports per second, per processor and kind; the next three alike."""
+    new_flows_per_second: int = 0
+    closed_flows_per_second: int = 0
+    audits_per_second: int = 0
+    features: int = 0
+    tunnel_ifindex: int = 0
+    report_interval: int = 0
+    nat_first_port: int = 0
+    nat_last_port: int = 0
+    pad: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,7 @@ def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
         "denials": MapSpec("percpu_array", 4, 96, 1024),
         "metrics": MapSpec("percpu_array", 4, 16, 512),
         "events": MapSpec("ringbuf", 0, 0, 1 << 20),
-        "event_budget": MapSpec("percpu_array", 4, 24, 2),
+        "event_budget": MapSpec("percpu_array", 4, 24, 4),
         "abi": MapSpec("array", 4, ABI.size, 1),
     }
 

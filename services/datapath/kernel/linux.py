@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import abi, links, loader, netlink, routes, syscalls
+from services.datapath.kernel import abi, links, loader, plumbing, routes, syscalls
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.maps import ensure_pin_directory
 from services.datapath.kernel.netlink import Netlink
@@ -115,11 +115,19 @@ class LinuxKernel:
         self._mtu_bytes = min((uplink.mtu_bytes for uplink in uplinks), default=1500)
         self._host_ifindex = links.host_door(self._wire, self._mtu_bytes).ifindex
         tuning, second = self._tuning, _jiffies_per_second()
-        times_s = (tuning.syn_timeout_s, tuning.established_timeout_s, tuning.closing_timeout_s, tuning.other_timeout_s)
         self._tables.set_settings(
-            self._host_ifindex,
-            (second, *(second * time_s for time_s in times_s)),
-            (tuning.drop_events_per_second, tuning.flow_events_per_second),
+            abi.Settings(
+                host_ifindex=self._host_ifindex,
+                second=second,
+                syn_timeout=second * tuning.syn_timeout_s,
+                established_timeout=second * tuning.established_timeout_s,
+                closing_timeout=second * tuning.closing_timeout_s,
+                other_timeout=second * tuning.other_timeout_s,
+                drops_per_second=tuning.drop_events_per_second,
+                new_flows_per_second=tuning.flow_events_per_second,
+                closed_flows_per_second=tuning.flow_events_per_second,
+                audits_per_second=tuning.drop_events_per_second,
+            )
         )
 
     def _attach_all(self) -> None:
@@ -188,38 +196,7 @@ class LinuxKernel:
 
     def plug(self, link: Link) -> Plugged:
         """Make veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
-        name, mtu_bytes = links.host_interface(link.endpoint), link.mtu_bytes or self._mtu_bytes
-        with netlink.inside(link.netns):
-            pod = Netlink()
-        try:
-            device = self._ensure_pair(link, name, mtu_bytes, pod)
-            far = links.find_device(pod, link.interface)
-            if far is None:
-                raise KernelError(f"{link.interface} in {link.netns} vanished while it was being made")
-            with netlink.inside(link.netns):
-                links.allow_ipv6(link)
-            pod.send(links.pod_side(link, far, links.addresses_of(pod, far.ifindex), mtu_bytes))
-        finally:
-            pod.close()
-        self._wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name)])
-        self._attach(device.ifindex, links.INGRESS, "from_pod")
-        return Plugged(link.endpoint, name, device.ifindex, abi.GATEWAY_MAC, links.pod_mac(link.endpoint))
-
-    def _ensure_pair(self, link: Link, name: str, mtu_bytes: int, pod: Netlink) -> links.Device:
-        near, far = links.find_device(self._wire, name), links.find_device(pod, link.interface)
-        if near is not None and far is not None and far.peer_ifindex == near.ifindex:
-            return near
-        if far is not None:
-            raise KernelError(f"{link.netns} has another {link.interface} already: choose another interface name")
-        if near is not None:
-            self._wire.send([links.remove_device(name)])  # its far end is in a namespace of the past
-        with netlink.namespace(link.netns) as fd:
-            peer = links.veth_peer(link.interface, links.pod_mac(link.endpoint), mtu_bytes, fd)
-            self._wire.send([links.add_veth(name, abi.GATEWAY_MAC, mtu_bytes, peer)])
-        made = links.find_device(self._wire, name)
-        if made is None:
-            raise KernelError(f"{name} vanished while it was being made: is somebody else managing it?")
-        return made
+        return plumbing.plug(self._wire, link, self._mtu_bytes, self._attach)
 
     def unplug(self, endpoint: int) -> None:
         """Remove the veth pair, the endpoint's policy map and everything else of the endpoint."""
@@ -229,13 +206,7 @@ class LinuxKernel:
 
     def plugged(self) -> dict[int, Plugged]:
         """Return the links that exist now and carry our filter, by endpoint number."""
-        found = {}
-        for device in links.all_devices(self._wire):
-            endpoint = links.endpoint_of_interface(device.name)
-            if endpoint is not None and links.attached(self._wire, device.ifindex, links.INGRESS) is not None:
-                mac = links.pod_mac(endpoint)
-                found[endpoint] = Plugged(endpoint, device.name, device.ifindex, device.mac, mac)
-        return found
+        return plumbing.plugged(self._wire)
 
     def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
         """Make the node's own stack reach these prefixes, and no others, through its pods' programs."""

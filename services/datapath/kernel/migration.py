@@ -82,7 +82,7 @@ class Migration:
         if old is None:
             return False
         try:
-            if old.spec.value_bytes == wanted.value_bytes:
+            if old.spec.value_bytes == wanted.value_bytes and not _has_grown(old.spec, wanted):
                 return False
             new_pin = self._pin(name, "_new")
             new_pin.unlink(missing_ok=True)
@@ -116,6 +116,11 @@ class Migration:
             for table in (old, new):
                 if table is not None:
                     table.close()
+
+
+def _has_grown(found: abi.MapSpec, wanted: abi.MapSpec) -> bool:
+    """Tell whether this version asks for more places of an array; in other kinds a number of entries is a node's choice."""
+    return found.kind in {"array", "percpu_array"} and found.entries < wanted.entries
 
 
 def _is_newer(value: bytes, standing: bytes | None) -> bool:

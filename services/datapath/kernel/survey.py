@@ -109,7 +109,7 @@ class Surveyor:
             packed = syscalls.map_lookup(fd, _ZERO, abi.SETTINGS.size) or bytes(abi.SETTINGS.size)
         finally:
             os.close(fd)
-        told = abi.SETTINGS.unpack(packed)[1]
+        told = abi.Settings(*abi.SETTINGS.unpack(packed)).host_ifindex
         if told != device.ifindex:
             detail = f"should be {device.ifindex}, is {told}"
             yield Difference("settings", "programs look for the host at another device", detail)

@@ -67,23 +67,22 @@ class Tables:
         """Record that programs of this source stand complete."""
         self.maps["abi"].put(_ZERO, abi.ABI.pack(abi.SCHEMA_VERSION, abi.OLDEST_READER, source))
 
-    def set_settings(self, host_ifindex: int, times: tuple[int, ...], events_per_second: tuple[int, int]) -> None:
+    def set_settings(self, settings: abi.Settings) -> None:
         """Tell the programs; the address epoch stays what it is."""
-        epoch = self._settings()[0]
-        self._write_settings((epoch, host_ifindex, *times, *events_per_second, 0))
+        self._write_settings(settings._replace(address_epoch=self._settings().address_epoch))
 
-    def _settings(self) -> tuple[int, ...]:
-        return abi.SETTINGS.unpack(self.maps["settings"].get(_ZERO) or bytes(abi.SETTINGS.size))
+    def _settings(self) -> abi.Settings:
+        return abi.Settings(*abi.SETTINGS.unpack(self.maps["settings"].get(_ZERO) or bytes(abi.SETTINGS.size)))
 
-    def _write_settings(self, fields: tuple[int, ...]) -> None:
-        packed = abi.SETTINGS.pack(*fields)
+    def _write_settings(self, settings: abi.Settings) -> None:
+        packed = abi.SETTINGS.pack(*settings)
         if packed != self.maps["settings"].get(_ZERO):
             self.maps["settings"].put(_ZERO, packed)
 
     def bump_addresses(self) -> None:
         """Have every flow judged anew."""
-        epoch, *rest = self._settings()
-        self._write_settings(((epoch + 1) & 0xFFFFFFFF, *rest))
+        settings = self._settings()
+        self._write_settings(settings._replace(address_epoch=(settings.address_epoch + 1) & 0xFFFFFFFF))
 
     # endpoints
 

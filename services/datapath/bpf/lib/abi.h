@@ -26,8 +26,10 @@ struct endpoint_of {
 };
 MAP("hash", struct address, struct endpoint_of, endpoints);
 
-#define ENDPOINT_PRESENT 1
-#define ENDPOINT_HELD	 2
+#define ENDPOINT_PRESENT       1
+#define ENDPOINT_HELD	       2
+#define ENDPOINT_AUDIT_INGRESS 4 /* what this direction's policy denies passes, and is told */
+#define ENDPOINT_AUDIT_EGRESS  8
 
 /* By endpoint number; number 0 is nobody and stays zero, so its epoch can be added without asking. */
 struct endpoint_state {
@@ -101,6 +103,7 @@ struct flow_key {
 #define FLOW_HIGH_CLOSING 8
 #define FLOW_STACK	  16 /* the far end is behind this node's own stack */
 #define FLOW_HOST	  32 /* the far end is this node itself */
+#define FLOW_MASQUERADED  64 /* outside, the initiator is `nat_address`:`nat_port_be` */
 struct flow {
 	__u64 last_seen; /* jiffies */
 	__u32 epoch;	 /* sum of the epochs under which it was allowed */
@@ -115,7 +118,10 @@ struct flow {
 	__u64 hop_until; /* jiffies */
 	__u32 hop_family;
 	__u32 hop_address[4];
-	__u32 pad;
+	__u8 tcp_seen[2]; /* TCP flags seen so far: forward, reply */
+	__u16 nat_port_be;
+	struct address nat_address;
+	__u64 reported; /* jiffies of the last report of the flow */
 };
 MAP("lru_hash", struct flow_key, struct flow, conntrack);
 
@@ -169,9 +175,17 @@ struct settings {
 	__u32 established_timeout;
 	__u32 closing_timeout;
 	__u32 other_timeout;
-	__u32 events_per_second[2]; /* per CPU: drops, new flows */
+	__u32 events_per_second[4]; /* per CPU and kind of report */
+	__u32 features;
+	__u32 tunnel_ifindex;  /* 0: packets to other nodes travel as they are */
+	__u32 report_interval; /* jiffies between reports of a flow that lasts; 0: none */
+	__u16 nat_first_port;  /* source ports outside, host order */
+	__u16 nat_last_port;
 	__u32 pad;
 };
+#define FEATURE_MASQUERADE_IPV4 1
+#define FEATURE_MASQUERADE_IPV6 2
+#define FEATURE_FIREWALL	4
 MAP("array", __u32, struct settings, settings);
 
 /* By reason * 2 + direction; reason 0 is forwarded. */

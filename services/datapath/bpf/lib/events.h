@@ -41,7 +41,7 @@ static __always_inline bool may_report(__u32 kind, struct event_budget **budget_
 		budget->second_began = now;
 		budget->spent = 0;
 	}
-	if (budget->spent < config->events_per_second[index & 1]) {
+	if (budget->spent < config->events_per_second[index & 3]) {
 		budget->spent++;
 		return true;
 	}

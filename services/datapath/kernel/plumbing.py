@@ -1,0 +1,60 @@
+"""Veth pairs of endpoints: made, completed after a kill, found again, removed. What sets filters on them is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from services.datapath.kernel import abi, links, netlink
+from services.datapath.kernel.netlink import Netlink
+from services.datapath.operations import KernelError, Link, Plugged
+
+Attach = Callable[[int, int, str], None]
+"""Puts the program of that name on a device (by ifindex) and hook."""
+
+
+def plug(wire: Netlink, link: Link, default_mtu_bytes: int, attach: Attach) -> Plugged:
+    """Make veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
+    name, mtu_bytes = links.host_interface(link.endpoint), link.mtu_bytes or default_mtu_bytes
+    with netlink.inside(link.netns):
+        pod = Netlink()
+    try:
+        device = _ensure_pair(wire, link, name, mtu_bytes, pod)
+        far = links.find_device(pod, link.interface)
+        if far is None:
+            raise KernelError(f"{link.interface} in {link.netns} vanished while it was being made")
+        with netlink.inside(link.netns):
+            links.allow_ipv6(link)
+        pod.send(links.pod_side(link, far, links.addresses_of(pod, far.ifindex), mtu_bytes))
+    finally:
+        pod.close()
+    wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name)])
+    attach(device.ifindex, links.INGRESS, "from_pod")
+    return Plugged(link.endpoint, name, device.ifindex, abi.GATEWAY_MAC, links.pod_mac(link.endpoint))
+
+
+def _ensure_pair(wire: Netlink, link: Link, name: str, mtu_bytes: int, pod: Netlink) -> links.Device:
+    near, far = links.find_device(wire, name), links.find_device(pod, link.interface)
+    if near is not None and far is not None and far.peer_ifindex == near.ifindex:
+        return near
+    if far is not None:
+        raise KernelError(f"{link.netns} has another {link.interface} already: choose another interface name")
+    if near is not None:
+        wire.send([links.remove_device(name)])  # its far end is in a namespace of the past
+    with netlink.namespace(link.netns) as fd:
+        peer = links.veth_peer(link.interface, links.pod_mac(link.endpoint), mtu_bytes, fd)
+        wire.send([links.add_veth(name, abi.GATEWAY_MAC, mtu_bytes, peer)])
+    made = links.find_device(wire, name)
+    if made is None:
+        raise KernelError(f"{name} vanished while it was being made: is somebody else managing it?")
+    return made
+
+
+def plugged(wire: Netlink) -> dict[int, Plugged]:
+    """Return the links that exist now and carry our filter, by endpoint number."""
+    found = {}
+    for device in links.all_devices(wire):
+        endpoint = links.endpoint_of_interface(device.name)
+        if endpoint is not None and links.attached(wire, device.ifindex, links.INGRESS) is not None:
+            mac = links.pod_mac(endpoint)
+            found[endpoint] = Plugged(endpoint, device.name, device.ifindex, device.mac, mac)
+    return found
