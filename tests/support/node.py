@@ -66,6 +66,15 @@ class Node:
         await self.control.start()
         await self.control.claim("10.7.0.0/16", "fd07::/64")
 
+    async def serving(self) -> None:
+        """Wait until the service answers: on a loaded machine its start takes longer than a request waits for somebody to serve it."""
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(FairleadError):
+                    await self.ask(topics.ENDPOINTS, Empty(), 1.0)
+                    return
+                await asyncio.sleep(0.05)
+
     async def ask(self, topic: Topic[Any, Any], message: Message, timeout_s: float = 30.0) -> Any:
         """Return the service's answer."""
         return await self.bus.request(topic, message, node=NODE, timeout_s=timeout_s)
@@ -105,6 +114,7 @@ async def node(**options: str) -> AsyncIterator[Node]:
     with parts(**options) as made:
         await made.begin()
         made.service.start()
+        await made.serving()
         try:
             yield made
         finally:
