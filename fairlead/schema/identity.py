@@ -81,6 +81,8 @@ class NodeRow(Row, frozen=True, kw_only=True):
     node: NodeNameField
     addresses: tuple[Address, ...]
     prefixes: tuple[Prefix, ...] = ()
+    labels: tuple[str, ...] = ()
+    """What host policies select the node by, each `source:key=value`."""
 
 
 class RegisterNode(Message, frozen=True, kw_only=True):
@@ -89,6 +91,8 @@ class RegisterNode(Message, frozen=True, kw_only=True):
     node: NodeNameField
     addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=64)]
     prefixes: Annotated[tuple[Prefix, ...], Meta(max_length=64)] = ()
+    labels: Labels = ()
+    """What host policies select the node by."""
 
 
 class RegisterEndpoint(Message, frozen=True, kw_only=True):

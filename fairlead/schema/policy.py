@@ -193,7 +193,7 @@ class StagedPolicy(Message, frozen=True, kw_only=True):
 
 
 class PolicyRow(Row, frozen=True, kw_only=True):
-    """All that policy says of one subject identity.
+    """All that policy says of one subject identity; the row of a node itself has identity 1 and the key `host-<node>`.
 
     `revision` is the etcd revision of the newest input that changed this row. A direction that nothing enforces has one entry that
     allows any peer. `ingress_default_deny` and `egress_default_deny` index the origins that turned default deny on; empty: it is off.
@@ -222,6 +222,9 @@ class CidrRows(Row, frozen=True, kw_only=True):
 
     rows: tuple[CidrRow, ...] = ()
 
+
+HOST_ROWS = "host-"
+"""The key of a node's own row is this and the node's name."""
 
 POLICY_ROWS = BucketSpec("policy", PolicyRow, owner="policy", summary="resolved policy by subject identity")
 CIDRS = BucketSpec("cidrs", CidrRows, owner="policy", summary="prefixes named in policies and their identities")

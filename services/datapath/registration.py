@@ -37,12 +37,15 @@ class Registration:
     def __init__(self, node: NodeName, addresses: tuple[Address, ...]) -> None:
         self._node = node
         self.addresses = addresses
+        self.labels: tuple[str, ...] = ()
+        """What host policies select the node by."""
         self.table: Table[int, Statement] = Table("registration")
 
     def state_node(self, prefixes: tuple[Prefix, ...]) -> None:
-        """State this node's addresses and the prefixes of its workloads."""
+        """State this node's addresses, its labels and the prefixes of its workloads."""
         if self.addresses:
-            self.table.put(_NODE, RegisterNode(node=self._node, addresses=self.addresses, prefixes=prefixes))
+            statement = RegisterNode(node=self._node, addresses=self.addresses, prefixes=prefixes, labels=self.labels)
+            self.table.put(_NODE, statement)
 
     def state_endpoint(self, record: EndpointRecord) -> None:
         """State the endpoint as it is, or that it is gone; what identity has acknowledged is repeated now and then only."""

@@ -70,6 +70,7 @@ class Datapath:
         self._started = asyncio.Event()
         self.kernel_error = "starting"
         self.node = Node(self.name, addresses, store, clock)
+        self.node.registration.labels = settings.node_labels
         self.mirrors = Mirrors(bus, store, clock, self.node)
         self.thread = KernelThread()
         self.breakglass = BreakGlassLog(self.name, store, clock)

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from fairlead.address import Address
 from fairlead.config import CommonSettings
+from fairlead.schema.base import Labels
 
 
 class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
@@ -19,6 +20,8 @@ class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
     """Interfaces that lead to other nodes; empty: those of the default routes."""
     node_addresses: tuple[Address, ...] = ()
     """This node's own addresses; empty: those of its uplinks."""
+    node_labels: Labels = ()
+    """Labels of this node, by which host policies (`nodeSelector`) select it; its name is always one: `kubernetes.io/hostname`."""
     reconcile_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     """How often everything in the kernel is compared with what should be there."""
     restate_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0

@@ -171,7 +171,14 @@ class NodeValue(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     ipv6_more: tuple[Cidr, ...] | None = msgspec.field(name="IPv6SecondaryAllocCIDRs", default=None)
     cluster_id: int = msgspec.field(name="ClusterID", default=0)
     source: str = "kvstore"
+    labels: dict[str, str] | None = None
+    """A key without a source is Kubernetes'."""
     fairlead: Ownership | None = None
+
+    def node_labels(self) -> tuple[str, ...]:
+        """Return the node's labels in normal form. Raises InvalidInput."""
+        named = ((key if ":" in key else f"k8s:{key}", value) for key, value in (self.labels or {}).items())
+        return label_forms.normalise(f"{key}={value}" for key, value in named)
 
     def node_addresses(self) -> tuple[Address, ...]:
         """Return the node's own addresses. Raises InvalidInput."""
@@ -198,6 +205,7 @@ def node_value(ask: RegisterNode, cluster: str, trace: str) -> NodeValue:
         ipv4_more=tuple(cidrs[Family.IPV4][1:]),
         ipv6=first[Family.IPV6],
         ipv6_more=tuple(cidrs[Family.IPV6][1:]),
+        labels={f"{source}:{key}": value for source, key, value in map(label_forms.parse, ask.labels)} or None,
         fairlead=Ownership(owner=f"node/{ask.node}", trace=trace),
     )
 
@@ -212,4 +220,5 @@ def read_node(name: NodeName, cluster: str, data: bytes) -> NodeValue:
         raise InvalidInput(f"`Name`: the value speaks of {value.cluster}/{value.name}, the key of {cluster}/{name}")
     value.node_addresses()
     value.prefixes()
+    value.node_labels()
     return value

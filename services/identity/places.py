@@ -110,6 +110,7 @@ class Places:
             node=node,
             addresses=value.node_addresses(),
             prefixes=value.prefixes(),
+            labels=value.node_labels(),
             revision=item.revision,
             trace=trace,
         )

@@ -72,7 +72,10 @@ class Identity:
         )
 
     async def register_node(self, ask: RegisterNode) -> Committed:
-        """Store a node's own facts; equal facts are no change."""
+        """Store a node's own facts; equal facts are no change. Raises InvalidInput when its labels are not a node's."""
+        normal = normalise(ask.labels)
+        refuse_reserved(normal)
+        ask = msgspec.structs.replace(ask, labels=normal)
         return await self._until_settled(lambda: self._register_node(ask))
 
     async def _register_node(self, ask: RegisterNode) -> Committed:

@@ -31,7 +31,7 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
     store = PolicyStore(kv, settings.keep_versions)
     editor = Editor(store, clock, settings.owners)
     projection = Projection(
-        lambda: View(settings.identities, settings.translation(), settings.enforcement()),
+        lambda: View(settings.sources, settings.translation(), settings.enforcement()),
         store,
         bus.bucket(POLICY_ROWS),
         bus.bucket(CIDR_BUCKET),
@@ -45,7 +45,7 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
     follower = Follower(
         kv,
         # Documents are listed last, so that the revision of the listing is theirs.
-        (settings.identities, CIDRS, POLICIES),
+        (*settings.sources, CIDRS, POLICIES),
         on_snapshot=projection.on_snapshot,
         on_changes=projection.on_changes,
         clock=clock,

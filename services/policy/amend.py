@@ -29,7 +29,7 @@ def amended(
     entries: list[PolicyEntry] | tuple[PolicyEntry, ...] = row.entries
     for direction in reversed(Direction):  # from the end, so that places before stay what they are
         first, behind = _places(row.entries, direction, peer)
-        mine = [rule for rule in naming if rule.direction is direction and not rule.selects_hosts]
+        mine = [rule for rule in naming if rule.direction is direction]
         found = Side(direction, subject, mine, own, enforcement).of_peer(peer, number) if mine else []
         if found is None:
             return None

@@ -17,8 +17,6 @@ def limits(document: CiliumDocument) -> Iterator[str]:
 
 
 def _of_rule(part: CiliumRule, path: str) -> Iterator[tuple[str, str]]:
-    if part.node_selector is not None:
-        yield f"{path}.nodeSelector", "hosts are not enforced here: this rule selects nobody"
     lists: tuple[tuple[str, bool, Sequence[Item] | None], ...] = (
         ("ingress", False, part.ingress),
         ("ingressDeny", True, part.ingress_deny),

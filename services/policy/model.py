@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY, INIT, LAST_CLUSTER_IDENTITY, RESERVED_LABELS
+from fairlead.schema.identity import RESERVED_LABELS
 from fairlead.schema.policy import Direction, PolicyRow
 from services.policy import resolve
 from services.policy.amend import amended
 from services.policy.index import SelectorIndex
-from services.policy.labels import Identity, make_identity, parse_label
+from services.policy.labels import Identity, Label, make_identity, parse_label
 from services.policy.resolve import Enforcement
 from services.policy.rules import Expected, Policy, Rule
 from services.policy.selector import WILDCARD, Selector
+from services.policy.subjects import Nodes, Subjects, host_identity, is_subject
 
 _MOST_AMENDMENTS = 16
 """Changed peers of one row from which on it is cheaper to resolve it anew."""
@@ -32,7 +33,9 @@ class Model:
         self._index = SelectorIndex()
         self._identities: dict[int, Identity] = {}
         self._policies: dict[str, Policy] = {}
-        self._by_subject: dict[Selector, set[Rule]] = {}
+        self._workloads = Subjects(self._index)
+        self._hosts = Subjects(SelectorIndex())
+        self._nodes = Nodes()
         self._by_peer: dict[Selector, set[Rule]] = {}
         self._prefixes: Counter[str] = Counter()
         self._pending: set[int] = set()
@@ -43,7 +46,7 @@ class Model:
 
     @property
     def identities(self) -> Mapping[int, Identity]:
-        """Return every identity by number."""
+        """Return every identity by number; nodes as subjects have numbers below 0."""
         return self._identities
 
     @property
@@ -69,18 +72,42 @@ class Model:
         self._note_peer(number)
         self._index.remove_identity(number)
 
+    def put_host(self, node: str, labels: Iterable[Label]) -> None:
+        """Take in a node as a subject, or its new labels."""
+        identity = host_identity(self._nodes.number(node), node, labels)
+        if self._identities.get(identity.number) == identity:
+            return
+        self._hosts.index.remove_identity(identity.number)
+        self._identities[identity.number] = identity
+        self._hosts.index.add_identity(identity)
+        self._note_subjects((identity.number,))
+
+    def remove_host(self, node: str) -> None:
+        """Forget a node; one that is not known counts as removed."""
+        number = self._nodes.number(node)
+        if self._identities.pop(number, None) is not None:
+            self._hosts.index.remove_identity(number)
+            self._note_subjects((number,))
+
+    def row_key(self, number: int) -> str:
+        """Return the key of a subject's row on the bus."""
+        return self._nodes.row_key(number)
+
+    @property
+    def row_keys(self) -> set[str]:
+        """Return the keys of the rows of all subjects."""
+        return {self.row_key(number) for number in self._identities if is_subject(number)}
+
     def put_policy(self, key: str, policy: Policy) -> None:
         """Take in a policy in place of the one under this key."""
         self.remove_policy(key)
         self._policies[key] = policy
         self._prefixes.update(policy.prefixes)
         for rule in policy.rules:
-            self._index.use(rule.subject)
-            self._by_subject.setdefault(rule.subject, set()).add(rule)
             for peer in _indexed_peers(rule):
                 self._index.use(peer)
                 self._by_peer.setdefault(peer, set()).add(rule)
-            self._note_subjects(self._index.members(rule.subject))
+            self._note_subjects(self._subjects(rule).add(rule))
 
     def remove_policy(self, key: str) -> None:
         """Forget a policy; one that is not known counts as removed."""
@@ -89,22 +116,16 @@ class Model:
             return
         self._prefixes -= Counter(policy.prefixes)
         for rule in policy.rules:
-            self._note_subjects(self._index.members(rule.subject))
-            _unfile(self._by_subject, rule.subject, rule)
-            self._index.drop(rule.subject)
+            self._note_subjects(self._subjects(rule).drop(rule))
             for peer in _indexed_peers(rule):
                 _unfile(self._by_peer, peer, rule)
                 self._index.drop(peer)
 
     def selected(self, policy: Policy) -> set[int]:
         """Return the subjects that a policy selects now, whether or not it is among the model's own."""
-        subjects = {rule.subject for rule in policy.rules if not rule.selects_hosts}
-        for subject in subjects:
-            self._index.use(subject)
-        found = {number for subject in subjects for number in self._index.members(subject) if is_subject(number)}
-        for subject in subjects:
-            self._index.drop(subject)
-        return found
+        workloads = self._workloads.selected(rule.subject for rule in policy.rules if not rule.selects_hosts)
+        hosts = self._hosts.selected(rule.subject for rule in policy.rules if rule.selects_hosts)
+        return {number for number in workloads | hosts if is_subject(number)}
 
     def unmet(self, policy: Policy) -> list[Expected]:
         """Return what a policy names and nobody is found by now, whether or not the policy is among the model's own."""
@@ -147,6 +168,9 @@ class Model:
             return None
         return resolve.resolve(identity, self._rules_of(number), self._world, self._enforcement)
 
+    def _subjects(self, rule: Rule) -> Subjects:
+        return self._hosts if rule.selects_hosts else self._workloads
+
     @property
     def _world(self) -> resolve.World:
         return resolve.World(self._index.members, self._identities)
@@ -159,8 +183,7 @@ class Model:
             self._changed_peers.pop(number, None)
 
     def _rules_of(self, number: int) -> Iterable[Rule]:
-        for selector in self._index.selectors_of(number):
-            yield from self._by_subject.get(selector, ())
+        return (self._hosts if number < 0 else self._workloads).rules_of(number)
 
     def _naming(self, number: int, peer: int) -> list[Rule]:
         """Return the subject's rules that name the peer; none for one that is gone."""
@@ -171,15 +194,10 @@ class Model:
         """Note the subjects of every rule that has the identity among its peers."""
         for selector in self._index.selectors_of(number):
             for rule in self._by_peer.get(selector, ()):
-                subjects = self._index.members(rule.subject)
+                subjects = self._subjects(rule).index.members(rule.subject)
                 self._pending |= subjects
                 for subject in subjects & self._rows.keys():
                     self._changed_peers.setdefault(subject, set()).add(number)
-
-
-def is_subject(number: int) -> bool:
-    """Tell whether rows are made for the identity: workloads of this cluster, and workloads without labels yet."""
-    return number == INIT or FIRST_CLUSTER_IDENTITY <= number <= LAST_CLUSTER_IDENTITY
 
 
 def reserved_identities() -> list[Identity]:

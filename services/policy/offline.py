@@ -11,13 +11,16 @@ from fairlead.address import Address
 from fairlead.schema.identity import FIRST_CIDR_IDENTITY, WORLD
 from fairlead.schema.policy import PolicyObject, PolicyReference, PolicyRow, StoredPolicy
 from services.policy.labels import NamedPort, implied, make_identity, network, parse_label
-from services.policy.model import is_subject
+from services.policy.others import Sources
 from services.policy.parse import reference_of
 from services.policy.resolve import Enforcement
 from services.policy.rules import Policy, Translation
 from services.policy.simulate import Simulation, simulate
 from services.policy.store import policy_key
+from services.policy.subjects import is_subject
 from services.policy.view import View
+
+_NO_SOURCES = Sources("identities/", "nodes/")
 
 
 class World:
@@ -25,7 +28,7 @@ class World:
 
     def __init__(self, translation: Translation | None = None, enforcement: Enforcement | None = None) -> None:
         self._translation = translation or Translation()
-        self._view = View("", self._translation, enforcement or Enforcement())
+        self._view = View(_NO_SOURCES, self._translation, enforcement or Enforcement())
         self._rows: dict[int, PolicyRow] = {}
 
     def put_workload(self, number: int, labels: Iterable[str], ports: Mapping[str, NamedPort] | None = None) -> None:
@@ -67,7 +70,7 @@ class World:
 
     def subjects(self) -> list[int]:
         """Return the workloads, sorted; the reserved `init` is among them."""
-        return sorted(number for number in self._view.model.identities if is_subject(number))
+        return sorted(number for number in self._view.model.identities if number > 0 and is_subject(number))
 
     def prefixes(self) -> Mapping[str, int]:
         """Return the prefixes that documents name now, each with the identity that stands for it."""

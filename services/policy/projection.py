@@ -19,8 +19,8 @@ from fairlead.clock import Clock
 from fairlead.errors import Unavailable
 from fairlead.kv import Change, Item
 from fairlead.schema.policy import CidrRows, PolicyRow
-from services.policy.model import is_subject
 from services.policy.store import POLICIES, PolicyStore
+from services.policy.subjects import is_subject
 from services.policy.told import ALL, Report, Told, newest, opens, same
 from services.policy.view import View
 
@@ -152,14 +152,14 @@ class Projection:
             return
         await self._told.prefixes(lambda: self._wanted_cidrs)
 
-    async def revisions(self, numbers: Iterable[int]) -> dict[int, int]:
-        """Return the revision of each subject's row on the bus, once it says there what it says here."""
+    async def revisions(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the revision of each of these rows on the bus, once it says there what it says here."""
         wanted = self.rows.rows
-        mine = [number for number in numbers if str(number) in wanted]
+        mine = [key for key in keys if key in wanted]
         if self.leading:
-            return {number: wanted[str(number)].revision for number in mine}
-        told = {number: await self._told.row(str(number), lambda: self.rows.rows) for number in mine}
-        return {number: revision for number, revision in told.items() if revision}
+            return {key: wanted[key].revision for key in mine}
+        told = {key: await self._told.row(key, lambda: self.rows.rows) for key in mine}
+        return {key: revision for key, revision in told.items() if revision}
 
     async def announce(self) -> None:
         """Announce rows and prefixes while this replica leads."""
@@ -196,8 +196,9 @@ class Projection:
     async def _drop(self, unknown: Iterable[str]) -> None:
         """Remove rows of subjects that are still not known after a while: by then it is no delay."""
         await self._clock.sleep(_UNKNOWN_S)
+        known = self.view.model.row_keys
         for key in unknown:
-            if not self._held and int(key) not in self.view.model.identities:
+            if not self._held and key not in known:
                 self.rows.remove(key)
 
     async def announce_cidrs(self) -> None:
@@ -216,9 +217,9 @@ class Projection:
         old = dict(self.rows.rows)
         with telemetry.span("policy.resolve", parent=trace, revision=revision):
             wanted = {
-                str(number): self._stamped(str(number), row, revision)
+                key: self._stamped(key, row, revision)
                 for number in sorted(model.identities)
-                if is_subject(number) and (row := model.row(number)) is not None
+                if is_subject(number) and (row := model.row(number)) is not None and (key := model.row_key(number))
             }
         opened = sum(opens(row, wanted.get(key)) for key, row in old.items())
         limit = max(_HELD_ROWS, _HELD_SHARE * len(old))
@@ -244,7 +245,7 @@ class Projection:
         self._conclude(revision, trace)
 
     def _update_row(self, number: int, revision: int) -> None:
-        key, row = str(number), self.view.model.row(number)
+        key, row = self.view.model.row_key(number), self.view.model.row(number)
         if row is None:
             self._dropped.add(key)
             self.rows.remove(key)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from fairlead.schema.base import NodeName
 from fairlead.schema.datapath import RealisedRow
-from fairlead.schema.identity import AddressGroup
-from fairlead.schema.policy import NodeRealised
+from fairlead.schema.identity import HOST, AddressGroup
+from fairlead.schema.policy import HOST_ROWS, NodeRealised
 
 _NO_NODE = "external-"
 """Groups whose names begin so hold addresses that no node of ours hosts."""
@@ -37,31 +37,38 @@ class Hosting:
 
 
 def confirmations(
-    wanted: Mapping[int, int], hosting: Hosting, realised: Mapping[str, RealisedRow]
+    wanted: Mapping[str, int], hosting: Hosting, realised: Mapping[str, RealisedRow]
 ) -> tuple[NodeRealised, ...]:
-    """Return each node that hosts an identity of `wanted` (identity to row revision), and whether it has confirmed them all.
+    """Return each node that needs a row of `wanted` (row key to revision), and whether it has confirmed them all.
 
-    A node hosts what it has an address for, and what it says it has realised or failed to realise.
+    A node needs its own row, those of the identities that it has an address for, and what it says it has realised or failed to realise.
     """
     found = []
-    for node in sorted({*hosting.nodes, *realised}):
+    hosts = {key.removeprefix(HOST_ROWS) for key in wanted if key.startswith(HOST_ROWS)}
+    for node in sorted({*hosting.nodes, *realised, *hosts}):
         own = realised.get(node)
-        said = {int(key) for key in (*own.rows, *own.failed) if key.isdigit()} if own else set()
-        concerned = sorted(wanted.keys() & (said | hosting.hosted(node)))
+        said = {*own.rows, *own.failed} if own else set()
+        concerned = sorted(wanted.keys() & {*said, *map(str, hosting.hosted(node)), f"{HOST_ROWS}{node}"})
         if concerned:
-            missing = [text for number in concerned if (text := _missing(number, wanted[number], own))]
+            missing = [text for key in concerned if (text := _missing(key, wanted[key], own))]
             found.append(NodeRealised(node=NodeName(node), realised=not missing, detail="; ".join(missing[:5])))
     return tuple(found)
 
 
-def _missing(number: int, revision: int, own: RealisedRow | None) -> str:
-    """Return what is missing of one identity on one node; empty when it is confirmed."""
+def identities_of(keys: Iterable[str]) -> tuple[int, ...]:
+    """Return the identities whose rows have these keys, sorted."""
+    return tuple(sorted({int(HOST) if key.startswith(HOST_ROWS) else int(key) for key in keys}))
+
+
+def _missing(key: str, revision: int, own: RealisedRow | None) -> str:
+    """Return what is missing of one row on one node; empty when it is confirmed."""
+    what = "the node itself" if key.startswith(HOST_ROWS) else f"identity {key}"
     if own is None:
-        return f"identity {number}: the node has confirmed nothing yet"
-    stands = own.rows.get(str(number))
+        return f"{what}: the node has confirmed nothing yet"
+    stands = own.rows.get(key)
     if stands is not None and stands >= revision:
         return ""
-    reason = own.failed.get(str(number))
+    reason = own.failed.get(key)
     if reason:
-        return f"identity {number}: {reason}"
-    return f"identity {number}: at revision {stands if stands is not None else 'none'}, wanted {revision}"
+        return f"{what}: {reason}"
+    return f"{what}: at revision {stands if stands is not None else 'none'}, wanted {revision}"

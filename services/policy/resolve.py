@@ -87,8 +87,11 @@ class World:
 
 
 def resolve(subject: Identity, rules: Iterable[Rule], world: World, enforcement: Enforcement) -> PolicyRow:
-    """Return the row of the subject; `rules` are those that select it. Revision and trace are left to the caller."""
-    selecting = [rule for rule in rules if not rule.selects_hosts]
+    """Return the row of the subject; `rules` are those that select it. Revision and trace are left to the caller.
+
+    A subject below 0 is a node: built-in rules and the enforcement mode `always` are for workloads, so that neither can lock people out.
+    """
+    selecting = list(rules)
     live = [Side(direction, subject, _live(selecting), world, enforcement) for direction in Direction]
     staged: list[Side] = []
     if any(rule.stage is not Stage.LIVE for rule in selecting):
@@ -96,7 +99,7 @@ def resolve(subject: Identity, rules: Iterable[Rule], world: World, enforcement:
     origins = sorted({origin for side in (*live, *staged) for origin in side.origins()})
     number = {origin: index for index, origin in enumerate(origins)}
     return PolicyRow(
-        identity=IdentityId(subject.number),
+        identity=IdentityId(subject.number) if subject.number >= 0 else HOST,
         entries=tuple(entry for side in live for entry in side.encoded(number)),
         origins=tuple(origins),
         ingress_default_deny=live[0].closed(number),
@@ -138,7 +141,7 @@ class Side:
         self.entries: Entries = {}
         for rule in mine:
             self._add_rule(rule)
-        if mine and direction is Direction.INGRESS and enforcement.allow_localhost:
+        if mine and direction is Direction.INGRESS and enforcement.allow_localhost and subject.number >= 0:
             self._add(Key(HOST), deny=False, precedence=0, origin=LOCALHOST)
         if not self.closed_by:
             self._add(Key(_ANY_PEER), deny=False, precedence=0, origin="")
@@ -219,7 +222,7 @@ class Side:
 def _closed_by(subject: Identity, rules: Iterable[Rule], enforcement: Enforcement) -> set[str]:
     """Return who closed the direction for everything that no entry allows; nobody: it is open."""
     found = {rule.origin for rule in rules if rule.default_deny}
-    if enforcement.mode is Mode.ALWAYS:
+    if enforcement.mode is Mode.ALWAYS and subject.number >= 0:
         found.add(ALWAYS)
     if subject.reserved("init"):
         found.add(INIT)

@@ -35,6 +35,7 @@ from services.policy.gate import check_groups, failing_tests
 from services.policy.history import to_roll_back_to
 from services.policy.parse import normal_reference, parse
 from services.policy.projection import Projection
+from services.policy.realised import identities_of
 from services.policy.rules import Policy, Translation, title
 from services.policy.store import PolicyStore, policy_key
 from services.policy.waiting import Waiting
@@ -99,6 +100,7 @@ class PolicyService:
         await self._ready()
         failing = self._failing(policy.reference, policy, ask.document, forced=forced)
         before = self.waiting.selected_now(policy.reference)
+        selected = self.waiting.selected(policy)
         await self._store.number(policy.prefixes)
         edit = Edit(ask.author, ask.owner, action, ask.expected_revision, forced=forced, failing=bool(failing))
         revision, changed = await self._editor.put(policy.reference, ask.document, edit)
@@ -106,10 +108,10 @@ class PolicyService:
             policy=policy.reference,
             revision=revision,
             changed=changed,
-            identities=tuple(sorted(self._projection.view.model.selected(policy))),
+            identities=identities_of(selected),
             warnings=(*failing, *self._projection.view.remarks(policy)),
         )
-        return await self.waiting.realise(answer, before, ask.wait_s)
+        return await self.waiting.realise(answer, before | selected, ask.wait_s)
 
     async def _delete(self, ask: DeletePolicy, *, forced: bool) -> PolicyApplied:
         reference = normal_reference(ask.policy.kind, ask.policy.name, ask.policy.namespace)
@@ -123,7 +125,7 @@ class PolicyService:
             policy=reference,
             revision=revision or self._projection.revision,
             changed=changed,
-            identities=tuple(sorted(before)),
+            identities=identities_of(before),
             warnings=(*missing, *failing),
         )
         return await self.waiting.realise(answer, before, ask.wait_s)

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from fairlead.config import CommonSettings
+from services.policy.others import Sources
 from services.policy.resolve import Enforcement, Mode
 from services.policy.rules import Translation
 
@@ -15,7 +16,7 @@ class PolicySettings(CommonSettings, frozen=True, kw_only=True):
     """Options of the policy service."""
 
     identity_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = "cilium"
-    """Root of Cilium's keys in etcd; identities are read below it."""
+    """Root of Cilium's keys in etcd; identities and nodes are read below it."""
     enforcement_mode: Mode = Mode.DEFAULT
     """`default`: directions without rules are open; `always`: they are closed; `never`: nothing is enforced."""
     allow_localhost: bool = True
@@ -30,9 +31,10 @@ class PolicySettings(CommonSettings, frozen=True, kw_only=True):
     """Start even if the store now lacks most of the policies or identities that were announced before."""
 
     @property
-    def identities(self) -> str:
-        """Return the prefix of the store under which each identity's number holds its labels."""
-        return f"{self.identity_prefix}/state/identities/v1/id/"
+    def sources(self) -> Sources:
+        """Return the prefixes of the store under which identities and nodes stand."""
+        root = f"{self.identity_prefix}/state"
+        return Sources(f"{root}/identities/v1/id/", f"{root}/nodes/v1/{self.cluster}/")
 
     def translation(self) -> Translation:
         """Return how policies are read."""

@@ -19,6 +19,7 @@ from fairlead.schema.policy import CidrRow, PolicyObject, PolicyReference, Store
 from services.policy.groups import cidr_identity
 from services.policy.labels import implied, make_identity, parse_label_string
 from services.policy.model import Model, reserved_identities
+from services.policy.others import Sources, node_labels
 from services.policy.parse import parse, reference_of
 from services.policy.ports import refuse
 from services.policy.resolve import Enforcement
@@ -35,8 +36,8 @@ _STAGE_REMARKS: Mapping[Stage, tuple[str, ...]] = {
 class View:
     """The model, fed from the store."""
 
-    def __init__(self, identities_prefix: str, translation: Translation, enforcement: Enforcement) -> None:
-        self._identities_prefix = identities_prefix
+    def __init__(self, sources: Sources, translation: Translation, enforcement: Enforcement) -> None:
+        self._sources = sources
         self._translation = translation
         self.enforcement = enforcement
         self.model = Model(enforcement)
@@ -94,8 +95,10 @@ class View:
 
     def _take(self, key: str, item: Item | None) -> None:
         try:
-            if key.startswith(self._identities_prefix):
-                self._take_identity(key.removeprefix(self._identities_prefix), item)
+            if key.startswith(self._sources.identities):
+                self._take_identity(key.removeprefix(self._sources.identities), item)
+            elif key.startswith(self._sources.nodes):
+                self._take_node(key.removeprefix(self._sources.nodes), item)
             elif key.startswith(CIDRS):
                 self._set_number(key.removeprefix(CIDRS), decode_number(item) if item else None)
             elif key.startswith(POLICIES) and key != DELETION:
@@ -113,6 +116,12 @@ class View:
             return
         labels = parse_label_string(item.value.decode(errors="replace"))
         self.model.put_identity(make_identity(int(name), implied(labels, self._translation.cluster)))
+
+    def _take_node(self, name: str, item: Item | None) -> None:
+        if item is None:
+            self.model.remove_host(name)
+        else:
+            self.model.put_host(name, node_labels(name, item.value))
 
     def _set_number(self, prefix: str, number: int | None) -> None:
         self._cidr_rows = None

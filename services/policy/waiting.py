@@ -13,7 +13,8 @@ from fairlead.schema.datapath import REALISED, RealisedRow
 from fairlead.schema.identity import ADDRESSES, AddressGroup
 from fairlead.schema.policy import NodeRealised, PolicyApplied, PolicyReference
 from services.policy.projection import Projection
-from services.policy.realised import Hosting, confirmations
+from services.policy.realised import Hosting, confirmations, identities_of
+from services.policy.rules import Policy
 from services.policy.store import policy_key
 
 
@@ -34,14 +35,18 @@ class Waiting:
     async def _on_realised(self, _node: str, _row: RealisedRow | None) -> None:
         self._heard.set()
 
-    def selected_now(self, reference: PolicyReference) -> set[int]:
-        """Return the subjects of the policy as it is in force now."""
-        model = self._projection.view.model
-        policy = model.policies.get(policy_key(reference))
-        return model.selected(policy) if policy else set()
+    def selected_now(self, reference: PolicyReference) -> set[str]:
+        """Return the row keys of the subjects of the policy as it is in force now."""
+        policy = self._projection.view.model.policies.get(policy_key(reference))
+        return self.selected(policy) if policy else set()
 
-    async def realise(self, answer: PolicyApplied, before: set[int], wait_s: float) -> PolicyApplied:
-        """Return the answer with what has been reached after at most `wait_s`."""
+    def selected(self, policy: Policy) -> set[str]:
+        """Return the row keys of the subjects that a policy selects now, in force or not."""
+        model = self._projection.view.model
+        return {model.row_key(number) for number in model.selected(policy)}
+
+    async def realise(self, answer: PolicyApplied, before: set[str], wait_s: float) -> PolicyApplied:
+        """Return the answer with what has been reached after at most `wait_s`; `before`: rows that are concerned in any case."""
         if not wait_s:
             return answer
         nodes: tuple[NodeRealised, ...] = ()
@@ -50,8 +55,7 @@ class Waiting:
             async with asyncio.timeout(wait_s):
                 await self._projection.settled(answer.revision)
                 resolved = True
-                concerned = before | set(answer.identities) | self.selected_now(answer.policy)
-                wanted = await self._projection.revisions(concerned)
+                wanted = await self._projection.revisions(before | self.selected_now(answer.policy))
                 while True:
                     nodes = confirmations(wanted, self._hosting, self.realised.rows)
                     if self.addresses.complete and all(node.realised for node in nodes):
@@ -60,5 +64,5 @@ class Waiting:
                     await self._heard.wait()
         except TimeoutError:
             pass  # the answer names what is missing
-        identities = tuple(sorted({*answer.identities, *self.selected_now(answer.policy)}))
+        identities = tuple(sorted({*answer.identities, *identities_of(self.selected_now(answer.policy))}))
         return replace(answer, resolved=resolved, nodes=nodes, identities=identities)

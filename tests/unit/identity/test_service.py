@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from fairlead import telemetry
@@ -315,6 +316,18 @@ async def test_nodes_are_announced_with_addresses_and_prefixes(replica: Replica)
     assert row.revision == answer.revision
     assert row.addresses == ask.addresses
     assert set(row.prefixes) == set(ask.prefixes)
+
+
+async def test_a_node_is_announced_with_its_labels_and_cannot_claim_to_be_the_world(replica: Replica) -> None:
+    ask = RegisterNode(node=N1, addresses=(Address("192.168.0.1"),), labels=("role=gateway", "k8s:zone=a", "spot="))
+    assert (await replica.service.register_node(ask)).changed
+    assert not (await replica.service.register_node(ask)).changed
+    await replica.catch_up()
+    row = await replica.bus.bucket(NODES).get("n1")
+    assert row is not None
+    assert row.labels == ("container:role=gateway", "container:spot", "k8s:zone=a")
+    with pytest.raises(InvalidInput, match="reserved:world"):
+        await replica.service.register_node(msgspec.structs.replace(ask, labels=("reserved:world",)))
 
 
 async def test_a_lost_bucket_is_filled_again_with_equal_rows(replica: Replica, hub: Hub) -> None:

@@ -12,11 +12,12 @@ from fairlead.codec import from_builtins, to_builtins
 from fairlead.errors import InvalidInput
 from fairlead.schema.policy import Direction, PolicyObject, PolicyRow
 from services.policy.labels import Identity
-from services.policy.model import Model, is_subject, reserved_identities
+from services.policy.model import Model, reserved_identities
 from services.policy.parse import parse
 from services.policy.resolve import Enforcement
 from services.policy.rules import Policy, Translation
 from services.policy.simulate import simulate
+from services.policy.subjects import is_subject
 from tests.unit.policy.worlds import LABELS, PREFIXES, documents, judge, prefix_identity, workload
 
 HERE = Translation(cluster="default")

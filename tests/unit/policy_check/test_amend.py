@@ -9,10 +9,12 @@ import pytest
 from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY
 from fairlead.schema.policy import PolicyObject
 from services.policy.groups import cidr_identity
-from services.policy.model import Model, is_subject, reserved_identities
+from services.policy.labels import parse_label
+from services.policy.model import Model, reserved_identities
 from services.policy.parse import parse
 from services.policy.resolve import Enforcement, Mode
 from services.policy.rules import Translation
+from services.policy.subjects import is_subject
 from tests.bench import policy_world as fleet
 
 SIZE = 200
@@ -31,7 +33,7 @@ def filled(mode: Mode) -> Model:
 
 def edit(model: Model, chance: Random) -> None:
     number = chance.randrange(SIZE * 2)
-    match chance.randrange(6):
+    match chance.randrange(7):
         case 0 | 1:
             model.put_identity(fleet.identity(number, SIZE))
         case 2:
@@ -41,6 +43,9 @@ def edit(model: Model, chance: Random) -> None:
             model.put_policy(f"p{number % 80}", parse(document, Translation()))
         case 4:
             model.remove_policy(f"p{number % 80}")
+        case 5:
+            labels = [parse_label(f"role={chance.randrange(3)}")]
+            model.put_host(f"n{number % 5}", labels) if chance.random() < 0.7 else model.remove_host(f"n{number % 5}")
         case _:
             prefixes = sorted(model.prefixes)
             index = chance.randrange(len(prefixes))
