@@ -29,6 +29,7 @@ from fairlead.schema.identity import UNKNOWN
 class EndpointState(StrEnum):
     """How far an endpoint has come; only `ready` passes packets, and a relabelled one by what it had until the new is ready."""
 
+    WAITING_FOR_LABELS = "waiting-for-labels"
     WAITING_FOR_IDENTITY = "waiting-for-identity"
     WAITING_FOR_POLICY = "waiting-for-policy"
     READY = "ready"
@@ -39,10 +40,16 @@ class AttachEndpoint(Message, frozen=True, kw_only=True):
     """Connect a network namespace of this node. The same name again returns what stands; changed labels relabel it."""
 
     name: Name
-    netns: Annotated[str, Meta(max_length=4096, pattern=r"^/[^\x00-\x1f\x7f]+$")]
-    """Path of the network namespace, for instance /run/netns/web or /proc/123/ns/net."""
+    netns: Annotated[str, Meta(max_length=4096, pattern=r"^(/[^\x00-\x1f\x7f]+)?$")] = ""
+    """Path of the network namespace, for instance /run/netns/web or /proc/123/ns/net.
+
+    Empty: the far end is left in the node's own namespace, down, for a container engine that moves and renames it, and gives it
+    its addresses and routes.
+    """
     addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=2)]
     labels: Labels = ()
+    unlabelled: bool = False
+    """The labels are not known yet: hold the endpoint until the same name is attached without this."""
     interface: Annotated[str, Meta(min_length=1, max_length=15, pattern=r"^[A-Za-z0-9_.-]+$")] = "eth0"
     mtu_bytes: Annotated[int, Meta(ge=0, le=65535)] = 0
     """0: the MTU of the node's uplink."""
@@ -78,6 +85,8 @@ class EndpointStatus(Message, frozen=True, kw_only=True):
     since: datetime | None = None
     """When the state was reached."""
     host_interface: str = ""
+    mac: str = ""
+    """Of the endpoint's own side; empty until it was made."""
     netns: str = ""
     policy_revision: int = 0
     """The revision of the policy row that stands in the kernel."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from fairlead.address import Address, Prefix
+from fairlead.address import Address, Family, Prefix
 from fairlead.schema.base import BucketSpec, Empty, Message, Name, NodeNameField, Row, Topic
 
 
@@ -23,6 +23,8 @@ class AllocateAddress(Message, frozen=True, kw_only=True):
     """The workload, by a name that outlives its container."""
     addresses: tuple[Address, ...] = ()
     """Addresses wanted, at most one per family; empty lets ipam choose."""
+    families: tuple[Family, ...] = ()
+    """Lease of these families only; empty: of all that the node has."""
 
 
 class AddressAllocated(Message, frozen=True, kw_only=True):

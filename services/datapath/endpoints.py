@@ -16,6 +16,7 @@ from fairlead.errors import FairleadError
 from fairlead.labels import normalise, refuse_reserved
 from fairlead.schema.base import EndpointId, IdentityId, NodeName
 from fairlead.schema.datapath import AttachEndpoint, EndpointState, EndpointStatus
+from fairlead.schema.identity import UNKNOWN
 from fairlead.table import StatusKind, Table, TableRow
 from services.datapath.model import Decision, EndpointRecord, EndpointWant, Knowledge, PolicyMap, attach, decide
 from services.datapath.operations import PolicyKey
@@ -124,7 +125,7 @@ class Endpoints:
         record = self.records.get(endpoint)
         if record is None or record.detached:
             return
-        identity = self._oracle.identity_of(record)
+        identity = UNKNOWN if record.unlabelled else self._oracle.identity_of(record)
         policy, refusal = self._oracle.policy_of(identity) if identity else (None, "")
         decision = decide(record, Knowledge(identity, policy, refusal, self.kept.get(endpoint)))
         self.decisions[endpoint] = decision
@@ -175,7 +176,8 @@ class Endpoints:
         row = self.table.get(endpoint)
         if row is None or row.doomed or endpoint not in self.decisions:
             return True
-        final = (EndpointState.READY, EndpointState.FAILED)
+        # without labels it has come as far as it can by itself
+        final = (EndpointState.READY, EndpointState.FAILED, EndpointState.WAITING_FOR_LABELS)
         return row.status.kind is not StatusKind.PENDING and self.state(endpoint)[0] in final
 
     async def _wait(self, reached: Callable[[], bool], wait_s: float) -> None:
@@ -212,6 +214,7 @@ class Endpoints:
             detail=detail,
             since=self._since.get(endpoint, (state, record.created))[1],
             host_interface=stands.plugged.host_interface if stands.plugged else "",
+            mac=stands.plugged.pod_mac.hex(":") if stands.plugged else "",
             netns=record.netns,
             policy_revision=stands.policy.revision if stands.policy else 0,
             ingress_enforced=stands.policy is not None and _ANY not in entries,

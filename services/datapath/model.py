@@ -15,6 +15,7 @@ from fairlead.schema.identity import UNKNOWN
 from services.datapath.operations import Link, PolicyKey, PolicyValue
 
 LAST_ENDPOINT = 65535
+_NO_LABELS = "waiting for its labels: whoever attached it will tell them"
 
 
 class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +34,8 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     generation: int
     mtu_bytes: int = 0
+    unlabelled: bool = False
+    """Its labels are not known yet; identity hears of it when they are."""
     identity: int = UNKNOWN
     """The number that identity gave to these labels; 0 before it answered."""
     acknowledged: int = 0
@@ -118,6 +121,8 @@ def decide(record: EndpointRecord, known: Knowledge) -> Decision:
     Unknown fails closed, known keeps serving: without identity or policy a new endpoint is held, and one that had a policy keeps
     that, also while its changed labels wait for their new identity.
     """
+    if record.unlabelled:
+        return Decision(EndpointWant(record.link, None), EndpointState.WAITING_FOR_LABELS, UNKNOWN, _NO_LABELS)
     if known.policy is not None:
         return Decision(EndpointWant(record.link, known.policy), EndpointState.READY, known.identity)
     kept, detail = known.kept, _missing(record, known)
@@ -153,8 +158,10 @@ def attach(
         if other.name != ask.name and (shared := set(other.addresses) & set(ask.addresses)):
             raise Conflict(f"`addresses`: {min(shared)} belongs to endpoint {other.name}: detach it first")
     place = {"netns": ask.netns, "interface": ask.interface, "mtu_bytes": ask.mtu_bytes}
-    asked = {**place, "addresses": ask.addresses, "labels": labels}
     old = next((record for record in live if record.name == ask.name), None)
+    asked = {**place, "addresses": ask.addresses, "labels": labels, "unlabelled": ask.unlabelled}
+    if old is not None and ask.unlabelled:  # a late repetition: what is known already stays known
+        asked |= {"labels": old.labels, "unlabelled": old.unlabelled}
     last = max((record.generation for record in known if record.name == ask.name), default=0)
     newer = max(last + 1, int(now.timestamp() * 1_000_000) * 1000)  # grows even when the clock was set back
     if old is None:
@@ -162,7 +169,7 @@ def attach(
         return EndpointRecord(endpoint=number, name=ask.name, created=now, generation=newer, **asked)  # type: ignore[arg-type] # merged
     if all(getattr(old, name) == value for name, value in asked.items()):
         return old
-    identity = old.identity if labels == old.labels else UNKNOWN
+    identity = old.identity if asked["labels"] == old.labels else UNKNOWN
     return msgspec.structs.replace(old, identity=identity, generation=newer, **asked)
 
 

@@ -53,7 +53,10 @@ class DropReason(IntEnum):
 
 @dataclass(frozen=True)
 class Link:
-    """The plumbing of one endpoint: a veth pair whose far end is `interface` in the namespace `netns`."""
+    """The plumbing of one endpoint: a veth pair whose far end is `interface` in the namespace `netns`.
+
+    With `netns` empty the far end is left in the node's own namespace, for somebody who moves it and gives it all else.
+    """
 
     endpoint: int
     netns: str

@@ -49,7 +49,7 @@ class Registration:
 
     def state_endpoint(self, record: EndpointRecord) -> None:
         """State the endpoint as it is, or that it is gone; what identity has acknowledged is repeated now and then only."""
-        if record.detached and record.withdrawn:
+        if (record.detached and record.withdrawn) or (record.unlabelled and not record.detached):
             return
         self.table.put(record.endpoint, self._withdrawal(record) if record.detached else self._registration(record))
         row = self.table.get(record.endpoint)

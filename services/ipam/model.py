@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -127,14 +127,26 @@ class Rules:
 
 
 def allocate(
-    state: State, owner: str, wanted: Iterable[Address], now: datetime, rules: Rules
+    state: State,
+    owner: str,
+    wanted: Iterable[Address],
+    now: datetime,
+    rules: Rules,
+    families: Collection[Family] = (),
 ) -> tuple[State, tuple[Address, ...]]:
-    """Return the state in which `owner` holds one address of each family, and these addresses.
+    """Return the state in which `owner` holds one address of each family, or of those in `families`, and its addresses.
 
     Raises InvalidInput, Conflict or Exhausted, and then nothing has changed; Unavailable when a prefix was lost to another node.
     """
     fixed = _by_family(state, wanted)
+    for family in families:
+        if all(prefix.family is not family for prefix in state.prefixes):
+            raise InvalidInput(
+                f"`families`: this node has no prefix of IPv{family.value}: add a pool to the option `pools`"
+            )
     for prefix in state.prefixes:
+        if families and prefix.family not in families:
+            continue
         state = _allocate_one(state, owner, prefix, fixed.get(prefix.family), now, rules)
     return state, tuple(lease.address for lease in state.leased_to(owner))
 

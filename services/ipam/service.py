@@ -74,7 +74,9 @@ class Ipam:
         """Lease one address per family; the same owner gets the same again."""
         async with self._turn:
             state = self._ready()
-            after, addresses = model.allocate(state, ask.owner, ask.addresses, self._clock.now(), self._rules)
+            after, addresses = model.allocate(
+                state, ask.owner, ask.addresses, self._clock.now(), self._rules, ask.families
+            )
             await self._keep(state, after)
         return AddressAllocated(owner=ask.owner, addresses=_sorted(addresses))
 

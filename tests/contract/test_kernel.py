@@ -67,6 +67,16 @@ def _two_endpoints(bench: Bench) -> tuple[EndpointEntry, EndpointEntry]:
     return entries
 
 
+def test_a_far_end_that_somebody_else_moves_is_made_once(bench: Bench, kernel: Kernel) -> None:
+    link = Link(7, "", "flp7", (WEB4,), 0)
+    first = kernel.plug(link)
+    assert kernel.plug(replace(link, addresses=(WEB6,))) == first
+    assert bench.again().start().adopted
+    assert bench.kernel.plug(link) == first
+    bench.kernel.unplug(7)
+    assert bench.kernel.plugged() == {}
+
+
 def test_plug_is_idempotent_and_listed(bench: Bench, kernel: Kernel) -> None:
     link = Link(7, bench.namespace("web"), "eth0", (WEB4,), 0)
     first = kernel.plug(link)

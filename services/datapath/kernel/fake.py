@@ -95,7 +95,7 @@ class FakeKernel:
     def plug(self, link: Link) -> Plugged:
         """Make the link be there; another namespace or interface makes a new one."""
         self._enter("plug", link.endpoint)
-        if self.world.namespaces is not None and link.netns not in self.world.namespaces:
+        if self.world.namespaces is not None and link.netns and link.netns not in self.world.namespaces:
             raise KernelError(f"plug {link.endpoint}: namespace {link.netns} does not exist")
         old = self.world.links.get(link.endpoint)
         if old is not None and old[0] == link:

@@ -15,6 +15,17 @@ Attach = Callable[[int, int, str], None]
 def plug(wire: Netlink, link: Link, default_mtu_bytes: int, attach: Attach) -> Plugged:
     """Make veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
     name, mtu_bytes = links.host_interface(link.endpoint), link.mtu_bytes or default_mtu_bytes
+    if link.netns:
+        device = _plug_into(wire, link, name, mtu_bytes)
+    else:  # wherever the far end is by now: a pair lives and dies whole
+        device = links.find_device(wire, name) or _make_pair(wire, link, name, mtu_bytes, None)
+    wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name)])
+    attach(device.ifindex, links.INGRESS, "from_pod")
+    return Plugged(link.endpoint, name, device.ifindex, abi.GATEWAY_MAC, links.pod_mac(link.endpoint))
+
+
+def _plug_into(wire: Netlink, link: Link, name: str, mtu_bytes: int) -> links.Device:
+    """Return the host side of the pair whose far end stands in the link's namespace with all that it needs there."""
     with netlink.inside(link.netns):
         pod = Netlink()
     try:
@@ -27,9 +38,7 @@ def plug(wire: Netlink, link: Link, default_mtu_bytes: int, attach: Attach) -> P
         pod.send(links.pod_side(link, far, links.addresses_of(pod, far.ifindex), mtu_bytes))
     finally:
         pod.close()
-    wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name)])
-    attach(device.ifindex, links.INGRESS, "from_pod")
-    return Plugged(link.endpoint, name, device.ifindex, abi.GATEWAY_MAC, links.pod_mac(link.endpoint))
+    return device
 
 
 def _ensure_pair(wire: Netlink, link: Link, name: str, mtu_bytes: int, pod: Netlink) -> links.Device:
@@ -41,8 +50,12 @@ def _ensure_pair(wire: Netlink, link: Link, name: str, mtu_bytes: int, pod: Netl
     if near is not None:
         wire.send([links.remove_device(name)])  # its far end is in a namespace of the past
     with netlink.namespace(link.netns) as fd:
-        peer = links.veth_peer(link.interface, links.pod_mac(link.endpoint), mtu_bytes, fd)
-        wire.send([links.add_veth(name, abi.GATEWAY_MAC, mtu_bytes, peer)])
+        return _make_pair(wire, link, name, mtu_bytes, fd)
+
+
+def _make_pair(wire: Netlink, link: Link, name: str, mtu_bytes: int, netns_fd: int | None) -> links.Device:
+    peer = links.veth_peer(link.interface, links.pod_mac(link.endpoint), mtu_bytes, netns_fd)
+    wire.send([links.add_veth(name, abi.GATEWAY_MAC, mtu_bytes, peer)])
     made = links.find_device(wire, name)
     if made is None:
         raise KernelError(f"{name} vanished while it was being made: is somebody else managing it?")

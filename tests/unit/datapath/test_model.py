@@ -124,3 +124,18 @@ def test_what_passes_always_has_a_policy_made_for_its_identity(
         assert decision.want.identity == decision.want.policy.identity
     assert (decision.state is EndpointState.READY) == (newest is not None or (kept is not None and kept == identity))
     assert decision.detail or decision.state is EndpointState.READY
+
+
+def test_an_endpoint_without_labels_is_held_whatever_else_is_known() -> None:
+    record = _record(unlabelled=True)
+    decision = decide(record, Knowledge(300, _policy(300), "", _policy(300)))
+    assert (decision.want.held, decision.state) == (True, EndpointState.WAITING_FOR_LABELS)
+    assert "labels" in decision.detail
+
+
+def test_labels_that_are_known_are_not_forgotten_by_a_late_repetition() -> None:
+    first = attach(msgspec.structs.replace(_ask(), unlabelled=True), (), (), (), NOW)
+    assert first.unlabelled
+    labelled = attach(_ask(), WEB, [first], [1], NOW)
+    assert (labelled.unlabelled, labelled.labels, labelled.endpoint) == (False, WEB, first.endpoint)
+    assert attach(msgspec.structs.replace(_ask(), unlabelled=True), (), [labelled], [1], NOW) is labelled

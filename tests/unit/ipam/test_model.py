@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fairlead.address import Address, Prefix
+from fairlead.address import Address, Family, Prefix
 from fairlead.errors import Conflict, Exhausted, FairleadError, InvalidInput, Unavailable
 from fairlead.schema.ipam import LeaseState
 from services.ipam import model
@@ -224,3 +224,11 @@ class Leasing(RuleBasedStateMachine):
 
 TestLeasing = Leasing.TestCase
 TestLeasing.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_one_family_alone_is_leased_when_asked_for() -> None:
+    state, addresses = model.allocate(BOTH, "web", (), NOW, RULES, (Family.IPV6,))
+    assert addresses == ("fd00:1::2",)
+    assert model.allocate(state, "web", (), NOW, RULES)[1] == ("fd00:1::2", "10.1.2.2")
+    with pytest.raises(InvalidInput, match=r"`families`.*IPv6"):
+        model.allocate(State((V4,)), "web", (), NOW, RULES, (Family.IPV6,))
