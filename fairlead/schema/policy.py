@@ -207,6 +207,9 @@ class PolicyRow(Row, frozen=True, kw_only=True):
     egress_default_deny: tuple[int, ...] = ()
     staged: StagedPolicy | None = None
     """None: nothing that selects the subject is audited or staged. It is never enforced, only reported."""
+    audit_ingress: bool = False
+    """The workload is audited in this direction: `entries` are written as ever, and what they deny passes and is reported as AUDIT."""
+    audit_egress: bool = False
 
 
 class CidrRow(Row, frozen=True, kw_only=True):

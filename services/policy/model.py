@@ -123,7 +123,7 @@ class Model:
 
     def selected(self, policy: Policy) -> set[int]:
         """Return the subjects that a policy selects now, whether or not it is among the model's own."""
-        workloads = self._workloads.selected(rule.subject for rule in policy.rules if not rule.selects_hosts)
+        workloads = self._workloads.selected(rule.subject for rule in policy.workload_rules)
         hosts = self._hosts.selected(rule.subject for rule in policy.rules if rule.selects_hosts)
         return {number for number in workloads | hosts if is_subject(number)}
 

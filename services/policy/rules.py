@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -160,6 +160,11 @@ class Policy:
         if self.stage is stage:
             return self
         return replace(self, stage=stage, rules=tuple(replace(rule, stage=stage) for rule in self.rules))
+
+    @property
+    def workload_rules(self) -> Iterator[Rule]:
+        """Return the rules that select workloads, not nodes."""
+        return (rule for rule in self.rules if not rule.selects_hosts)
 
     @property
     def prefixes(self) -> set[str]:

@@ -154,7 +154,7 @@ class Court:
     def _by_subject(self) -> dict[Selector, list[Rule]]:
         found: dict[Selector, list[Rule]] = {}
         for policy in self._policies:
-            for rule in policy.rules:
+            for rule in policy.workload_rules:
                 found.setdefault(rule.subject, []).append(rule)
         return found
 
@@ -192,7 +192,7 @@ def _concerns(policy: Policy, trial: Trial) -> bool:
     if policy.group is not None:
         return True
     ends = [end for end in (trial.source, trial.destination) if isinstance(end, Identity)]
-    return any(subject.matches(end) for subject in {rule.subject for rule in policy.rules} for end in ends)
+    return any(subject.matches(end) for subject in {rule.subject for rule in policy.workload_rules} for end in ends)
 
 
 def _is_workload(end: Identity | Network) -> bool:

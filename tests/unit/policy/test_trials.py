@@ -145,3 +145,12 @@ async def test_a_document_that_others_rely_on_is_not_removed_unless_forced(world
     answer = await world.bus.request(FORCE_DELETE, DeletePolicy(policy=REFERENCE))
     assert answer.changed
     assert answer.warnings[0].startswith("forced: tests[0]")
+
+
+def test_a_host_policy_decides_no_test_of_workloads() -> None:
+    document = clusterwide("host", ingress=[{"fromEntities": ["host"]}])
+    assert document.spec is not None
+    del document.spec["endpointSelector"]
+    document.spec["nodeSelector"] = {}
+    open_anyway = {"from": {"labels": {"app": "a"}}, "to": {"labels": {"app": "b"}}, "port": "80/TCP"}
+    assert failures(replace(document, tests=[{**open_anyway, "expect": "allow"}])) == []
