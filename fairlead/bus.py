@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from fairlead.errors import Denied
 from fairlead.schema.base import BucketSpec, Message, NodeName, Row, Topic
 
 M = TypeVar("M", bound=Message)
@@ -18,6 +19,10 @@ V = TypeVar("V", bound=Row)
 
 Handler = Callable[[M], Awaitable[R]]
 """Turns a message into its reply; raises FairleadError for what the sender must hear."""
+
+
+ANY_NODE = NodeName("*")
+"""As a route's node: whichever node asks, each on a subject of its own, which is all that its credential lets it use."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,15 @@ class Route:
 def route(topic: Topic[M, R], handler: Handler[M, R], node: NodeName | None = None) -> Route:
     """Return the route, with the types of topic and handler checked against each other."""
     return Route(topic, handler, node)
+
+
+def check_speaker(route: Route, subject: str, ask: Message) -> None:
+    """Raise Denied unless the message speaks of the node on whose subject it came; only for routes of ANY_NODE."""
+    if route.node != ANY_NODE:
+        return
+    speaker, named = subject.rpartition(".")[2], getattr(ask, "node", None)
+    if named != speaker:
+        raise Denied(f"`node`: {named} stated on the subject of node {speaker}: a node states its own facts only")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from fairlead import codec, telemetry
-from fairlead.bus import Bucket, BucketEvent, Changed, Deleted, Restarted, Route, Synced
+from fairlead.bus import ANY_NODE, Bucket, BucketEvent, Changed, Deleted, Restarted, Route, Synced, check_speaker
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.base import BucketSpec, Delivery, Message, NodeName, Row, Topic
 
@@ -39,6 +39,10 @@ class Hub:
         """Raise Unavailable while the hub is away."""
         if not self.up:
             raise Unavailable("the hub is away")
+
+    def serving(self, topic: Topic[Any, Any], subject: str) -> list[Route]:
+        """Return who handles the subject, by its name or for all nodes."""
+        return [*self.routes[subject], *(self.routes[topic.on(ANY_NODE)] if topic.per_node else ())]
 
     def tell(self, bucket: str, key: str, data: bytes | None) -> None:
         """Let every watcher of the bucket know."""
@@ -72,18 +76,20 @@ class MemoryBus:
             if subject == pattern or (pattern.endswith(".*") and subject.startswith(pattern[:-1])):
                 await handler(codec.decode(data, topic.message))
         if topic.delivery is Delivery.EVENT:
-            for route in self.hub.routes[subject]:
-                await self._take(route, data)
+            for route in self.hub.serving(topic, subject):
+                await self._take(route, subject, data)
 
-    async def _take(self, route: Route, data: bytes) -> None:
+    async def _take(self, route: Route, subject: str, data: bytes) -> None:
         try:
-            await self._handle(route, data)
+            await self._handle(route, subject, data)
         except FairleadError as error:
             self.hub.dead.append((route.topic.service, error.message))
 
-    async def _handle(self, route: Route, data: bytes) -> Any:
+    async def _handle(self, route: Route, subject: str, data: bytes) -> Any:
         with telemetry.span(f"process {route.topic.subject}"):
-            reply = await route.handler(codec.decode(data, route.topic.message))
+            ask = codec.decode(data, route.topic.message)
+            check_speaker(route, subject, ask)
+            reply = await route.handler(ask)
         return codec.decode(codec.encode(reply), route.topic.reply)
 
     async def request(
@@ -91,12 +97,12 @@ class MemoryBus:
     ) -> R:
         """Ask the first who serves the topic. Raises what the handler raised, or Unavailable."""
         self.hub.check()
-        routes = self.hub.routes[topic.on(node)]
+        routes = self.hub.serving(topic, topic.on(node))
         if not routes:
             raise Unavailable(f"{topic.on(node)}: nobody serves this now (service absent)")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                reply: R = await self._handle(routes[0], codec.encode(message))
+                reply: R = await self._handle(routes[0], topic.on(node), codec.encode(message))
                 return reply
         raise Unavailable(f"{topic.on(node)}: no answer within {timeout_s:g} s")
 
@@ -106,7 +112,8 @@ class MemoryBus:
         """Ask everybody who serves the topic."""
         self.hub.check()
         del wait_s
-        return [await self._handle(route, codec.encode(message)) for route in self.hub.routes[topic.on(node)]]
+        subject, data = topic.on(node), codec.encode(message)
+        return [await self._handle(route, subject, data) for route in self.hub.serving(topic, subject)]
 
     async def serve(self, service: str, routes: Sequence[Route], *, shared: bool = True) -> None:
         """Answer requests and events."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import nats
@@ -35,15 +36,16 @@ _ACK_TIMEOUT_S = 3.0
 class NatsBus:
     """The bus over one NATS connection, which is made in the background and made again whenever it is lost."""
 
-    def __init__(self, url: str, *, name: str, domain: str = "", seed_file: str = "", inbox: str = "") -> None:
+    def __init__(self, url: str, *, name: str, domain: str = "", seed_file: str = "") -> None:
         self._url = url
         self.name = name
         """Who we are on the bus."""
         self.domain = domain
         """The JetStream domain of the hub; empty when our server has JetStream itself."""
-        self._options: dict[str, Any] = {"nkeys_seed": seed_file} if seed_file else {}
-        if inbox:
-            self._options["inbox_prefix"] = inbox
+        self._options: dict[str, Any] = {}
+        if seed_file:
+            # a credential may listen to answers below its own name only, and its file is called by that name
+            self._options = {"nkeys_seed": seed_file, "inbox_prefix": f"_INBOX.{Path(seed_file).stem}"}
         self._nc = Client()
         self._ready = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
@@ -198,11 +200,9 @@ class NatsBus:
 
 
 @contextlib.asynccontextmanager
-async def connect(
-    url: str, *, name: str, domain: str = "", seed_file: str = "", inbox: str = ""
-) -> AsyncIterator[NatsBus]:
+async def connect(url: str, *, name: str, domain: str = "", seed_file: str = "") -> AsyncIterator[NatsBus]:
     """Give a bus that is being connected, and close it at the end."""
-    bus = NatsBus(url, name=name, domain=domain, seed_file=seed_file, inbox=inbox)
+    bus = NatsBus(url, name=name, domain=domain, seed_file=seed_file)
     bus.start()
     try:
         yield bus

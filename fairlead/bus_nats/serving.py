@@ -18,7 +18,7 @@ from nats.micro.request import Request
 from nats.micro.service import Service
 
 from fairlead import __version__, codec, telemetry
-from fairlead.bus import Route
+from fairlead.bus import Route, check_speaker
 from fairlead.bus_nats import wire
 from fairlead.bus_nats.link import ABSENT, Link
 from fairlead.clock import SYSTEM
@@ -117,6 +117,7 @@ class Server:
         ) as span:
             try:
                 ask = codec.decode(message.data, topic.message, content_type=wire.header(message, "Content-Type"))
+                check_speaker(route, message.subject, ask)
                 reply: Message = await route.handler(ask)
             except FairleadError as error:
                 telemetry.failed(span, error.message)

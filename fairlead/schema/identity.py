@@ -163,13 +163,25 @@ ADDRESSES = BucketSpec("addresses", AddressGroup, owner="identity", summary="add
 NODES = BucketSpec("nodes", NodeRow, owner="identity", summary="nodes of the fleet by name")
 
 REGISTER_NODE = Topic(
-    "fairlead.cmd.identity.node.register.v1", RegisterNode, Committed, summary="a node states its addresses"
+    "fairlead.cmd.identity.node.register.v1",
+    RegisterNode,
+    Committed,
+    per_node=True,
+    summary="a node states its addresses",
 )
 REGISTER_ENDPOINT = Topic(
-    "fairlead.cmd.identity.endpoint.register.v1", RegisterEndpoint, EndpointRegistered, summary="labels to identity"
+    "fairlead.cmd.identity.endpoint.register.v1",
+    RegisterEndpoint,
+    EndpointRegistered,
+    per_node=True,
+    summary="labels to identity",
 )
 WITHDRAW_ENDPOINT = Topic(
-    "fairlead.cmd.identity.endpoint.withdraw.v1", WithdrawEndpoint, Committed, summary="an endpoint is gone"
+    "fairlead.cmd.identity.endpoint.withdraw.v1",
+    WithdrawEndpoint,
+    Committed,
+    per_node=True,
+    summary="an endpoint is gone",
 )
 PUT_WORKLOAD = Topic(
     "fairlead.cmd.identity.workload.put.v1",

@@ -102,12 +102,12 @@ class RegistrationOperations:
     async def _ask(self, endpoint: int, statement: Statement) -> None:
         match statement:
             case RegisterNode():
-                await self._bus.request(REGISTER_NODE, statement, timeout_s=_TIMEOUT_S)
+                await self._bus.request(REGISTER_NODE, statement, node=statement.node, timeout_s=_TIMEOUT_S)
             case RegisterEndpoint(generation=generation):
-                known = await self._bus.request(REGISTER_ENDPOINT, statement, timeout_s=_TIMEOUT_S)
+                known = await self._bus.request(REGISTER_ENDPOINT, statement, node=statement.node, timeout_s=_TIMEOUT_S)
                 await self._endpoints.acknowledge(endpoint, generation, known.identity)
             case WithdrawEndpoint():
-                await self._bus.request(WITHDRAW_ENDPOINT, statement, timeout_s=_TIMEOUT_S)
+                await self._bus.request(WITHDRAW_ENDPOINT, statement, node=statement.node, timeout_s=_TIMEOUT_S)
                 self._registration.table.remove(endpoint)
                 await self._endpoints.withdrawn(endpoint)
 

@@ -9,7 +9,8 @@ import msgspec
 
 from fairlead import telemetry
 from fairlead.address import Address, Prefix
-from fairlead.bus import Route, route
+from fairlead.allowance import Allowance
+from fairlead.bus import ANY_NODE, Route, route
 from fairlead.clock import Clock
 from fairlead.errors import Conflict, InvalidInput, Unavailable
 from fairlead.kv import Check, Kv, Put
@@ -52,19 +53,29 @@ EXTERNAL_USER = "fairlead"
 class Identity:
     """Numbers label sets, and keeps which address is whose."""
 
-    def __init__(self, kv: Kv, names: Keys, catalogue: Catalogue, clock: Clock, *, tombstone_s: int = 86400) -> None:
+    def __init__(
+        self,
+        kv: Kv,
+        names: Keys,
+        catalogue: Catalogue,
+        clock: Clock,
+        *,
+        tombstone_s: int = 86400,
+        allowance: Allowance | None = None,
+    ) -> None:
         self._store = Store(kv, names)
         self._catalogue = catalogue
         self._numbers = Numbers(kv, names, catalogue, clock)
         self._clock = clock
         self._tombstone_s = tombstone_s
+        self._allowance = allowance or Allowance(100, 1000, clock.monotonic_s)
 
     def routes(self) -> tuple[Route, ...]:
         """Return what this service answers."""
         return (
-            route(REGISTER_NODE, self.register_node),
-            route(REGISTER_ENDPOINT, self.register_endpoint),
-            route(WITHDRAW_ENDPOINT, self.withdraw_endpoint),
+            route(REGISTER_NODE, self.register_node, ANY_NODE),
+            route(REGISTER_ENDPOINT, self.register_endpoint, ANY_NODE),
+            route(WITHDRAW_ENDPOINT, self.withdraw_endpoint, ANY_NODE),
             route(PUT_WORKLOAD, self.put_workload),
             route(REMOVE_WORKLOAD, self.remove_workload),
             route(WORKLOAD_PUBLISHED, self.put_workload),
@@ -73,6 +84,7 @@ class Identity:
 
     async def register_node(self, ask: RegisterNode) -> Committed:
         """Store a node's own facts; equal facts are no change. Raises InvalidInput when its labels are not a node's."""
+        self._allowance.take(ask.node)
         normal = normalise(ask.labels)
         refuse_reserved(normal)
         ask = msgspec.structs.replace(ask, labels=normal)
@@ -93,6 +105,7 @@ class Identity:
 
     async def register_endpoint(self, ask: RegisterEndpoint) -> EndpointRegistered:
         """Store an endpoint, and return its identity. Raises Conflict for old generations and for addresses of others."""
+        self._allowance.take(ask.node)
         labels = _workload_labels(ask.labels)
         return await self._until_settled(lambda: self._register_endpoint(ask, labels))
 
@@ -122,6 +135,7 @@ class Identity:
 
     async def withdraw_endpoint(self, ask: WithdrawEndpoint) -> Committed:
         """Forget an endpoint; what a newer generation owns stays."""
+        self._allowance.take(ask.node)
         key = endpoint_record(ask.node, ask.endpoint)
         addresses = tuple(address.prefix for address in ask.addresses)
         return await self._until_settled(lambda: self._withdraw(key, ask.generation, addresses, self._tombstone_s))

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from fairlead.address import Address, Prefix
-from fairlead.bus import Bus, Changed, Deleted, Restarted, Synced, route
+from fairlead.bus import ANY_NODE, Bus, Changed, Deleted, Restarted, Synced, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.bus_nats import connect
 from fairlead.clock import SYSTEM
-from fairlead.errors import Conflict, InvalidInput, Unavailable
+from fairlead.errors import Conflict, Denied, InvalidInput, Unavailable
 from fairlead.schema.base import NodeName
 from fairlead.schema.datapath import FLOW_SEEN, Flow, FlowEnd, Verdict
-from fairlead.schema.identity import WORKLOAD_PUBLISHED, Committed, ExternalWorkload
+from fairlead.schema.identity import REGISTER_NODE, WORKLOAD_PUBLISHED, Committed, ExternalWorkload, RegisterNode
 from fairlead.schema.ipam import ALLOCATE, CLAIMS, AddressAllocated, AllocateAddress, Claim
 from tests.support.nats import NatsServer
 
@@ -98,6 +98,22 @@ async def test_a_malformed_request_is_refused_naming_the_field(pair: tuple[Bus, 
     await served(first)
     with pytest.raises(InvalidInput, match="`owner`"):
         await first.request(ALLOCATE, AllocateAddress(owner="-bad-"), node=N1)
+
+
+async def test_one_handler_answers_every_node_about_itself_only(pair: tuple[Bus, Bus]) -> None:
+    heard: list[str] = []
+
+    async def register(ask: RegisterNode) -> Committed:
+        heard.append(ask.node)
+        return Committed(revision=1)
+
+    first, second = pair
+    await first.serve("identity", [route(REGISTER_NODE, register, ANY_NODE)])
+    for node in (N1, N2):
+        await second.request(REGISTER_NODE, RegisterNode(node=node, addresses=(Address("192.0.2.1"),)), node=node)
+    with pytest.raises(Denied, match="`node`: n2 stated on the subject of node n1"):
+        await second.request(REGISTER_NODE, RegisterNode(node=N2, addresses=(Address("192.0.2.1"),)), node=N1)
+    assert heard == ["n1", "n2"]
 
 
 async def test_a_request_that_nobody_serves_says_so(pair: tuple[Bus, Bus]) -> None:

@@ -110,8 +110,8 @@ async def test_the_whole_way_through_crashes_and_outages(
     services: dict[str, ServiceProcess], bus: NatsBus, etcd: EtcdServer, hub: NatsServer
 ) -> None:
     node = RegisterNode(node=N1, addresses=(Address("192.168.7.1"),))
-    await insist(lambda: bus.request(REGISTER_NODE, node))
-    answer = await bus.request(REGISTER_ENDPOINT, web())
+    await insist(lambda: bus.request(REGISTER_NODE, node, node=N1))
+    answer = await bus.request(REGISTER_ENDPOINT, web(), node=N1)
     await eventually(lambda: admitted(bus, "10.7.1.2/32"))
     row = await bus.bucket(IDENTITIES).get(str(answer.identity))
     assert row is not None
@@ -130,22 +130,22 @@ async def test_the_whole_way_through_crashes_and_outages(
     # one replica dies: the other answers; both die and return: nothing was forgotten
     services["one"].kill()
     again = await insist(
-        lambda: bus.request(REGISTER_ENDPOINT, web(3))
+        lambda: bus.request(REGISTER_ENDPOINT, web(3), node=N1)
     )  # the bus may still hand a request to the dead one
     assert again.identity == answer.identity
     services["two"].kill()
     services["one"].start()
-    await insist(lambda: bus.request(REGISTER_ENDPOINT, web(4)))
+    await insist(lambda: bus.request(REGISTER_ENDPOINT, web(4), node=N1))
     assert (await insist(lambda: bus.request(PUT_WORKLOAD, machine))).changed is False
 
     # etcd dies: requests say so and nothing is taken back; it returns: all goes on
     etcd.kill()
     with pytest.raises(FairleadError, match="etcd"):
-        await bus.request(REGISTER_ENDPOINT, web(5))
+        await bus.request(REGISTER_ENDPOINT, web(5), node=N1)
     assert await admitted(bus, "10.7.1.2/32")
     assert services["one"].alive
     etcd.start()
-    await insist(lambda: bus.request(REGISTER_ENDPOINT, web(5)))
+    await insist(lambda: bus.request(REGISTER_ENDPOINT, web(5), node=N1))
     await eventually(lambda: admitted(bus, "10.7.1.5/32"))
 
     # the hub dies: what is committed meanwhile is told when it returns

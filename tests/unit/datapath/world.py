@@ -10,7 +10,7 @@ from typing import Any
 
 from fairlead import codec
 from fairlead.address import Address, Prefix
-from fairlead.bus import Bus, route
+from fairlead.bus import ANY_NODE, Bus, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import SystemClock
 from fairlead.schema import datapath as topics
@@ -69,9 +69,9 @@ class Control:
             await bucket.ensure()
             await bucket.mark_complete(1)
         routes = (
-            route(REGISTER_ENDPOINT, self._register),
-            route(WITHDRAW_ENDPOINT, self._withdraw),
-            route(REGISTER_NODE, self._node),
+            route(REGISTER_ENDPOINT, self._register, ANY_NODE),
+            route(WITHDRAW_ENDPOINT, self._withdraw, ANY_NODE),
+            route(REGISTER_NODE, self._node, ANY_NODE),
         )
         await self.bus.serve("identity", routes)
 
