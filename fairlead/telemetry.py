@@ -1,17 +1,19 @@
-"""Traces: one from the event on the bus to every kernel map write it caused.
+"""Traces: one from the event on the bus to every kernel map write it caused; and metrics.
 
 Context travels as W3C `traceparent` in message headers and beside stored values. Spans leave by OTLP/HTTP when the standard variable
-`OTEL_EXPORTER_OTLP_ENDPOINT` (or its traces form) is set; otherwise context still travels, and nothing is exported.
+`OTEL_EXPORTER_OTLP_ENDPOINT` (or its traces form) is set; otherwise context still travels, and nothing is exported. Metrics leave in the same way when
+`OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` is set, or the general variable together with `OTEL_METRICS_EXPORTER=otlp`: a receiver of
+traces need not take metrics.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from opentelemetry import context, trace
+from opentelemetry import context, metrics, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult
@@ -20,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 _EXPORT_DELAY_MS = 500
 _QUESTION = " fairlead.get."
 
@@ -44,7 +47,27 @@ def setup(service: str, node: str, environ: Mapping[str, str] | None = None) -> 
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=_EXPORT_DELAY_MS))
     trace.set_tracer_provider(provider)
+    if env.get(_METRICS_ENDPOINT) or (env.get(_ENDPOINTS[0]) and env.get("OTEL_METRICS_EXPORTER") == "otlp"):
+        _export_metrics(resource)
     return provider
+
+
+def _export_metrics(resource: Resource) -> None:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415 - only if used
+    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - same
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415 - same
+
+    metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource))
+
+
+def gauge(name: str, read: Callable[[], Mapping[str, float]], *, unit: str, summary: str) -> None:
+    """Export what `read` returns, by the attribute `kind`, whenever metrics are collected."""
+
+    def observe(_options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
+        return (metrics.Observation(value, {"kind": kind}) for kind, value in read().items())
+
+    meter = metrics.get_meter("fairlead")
+    meter.create_observable_gauge(name, [observe], unit=unit, description=summary)
 
 
 class _NotMereQuestions(Sampler):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from clients.cli import command, output, policy_check, policy_history, stored
+from clients.cli import command, output, policy_audit, policy_check, policy_history, policy_realised, stored
 from clients.cli.output import Answer
 from clients.cli.session import Session
 from fairlead import codec, manifest
@@ -17,6 +17,8 @@ from fairlead.errors import FairleadError, InvalidInput
 from fairlead.schema.policy import (
     APPLY,
     DELETE,
+    FORCE_APPLY,
+    FORCE_DELETE,
     ApplyPolicy,
     DeletePolicy,
     PolicyApplied,
@@ -24,7 +26,7 @@ from fairlead.schema.policy import (
     StoredPolicy,
 )
 
-_CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
+_CLUSTER_SCOPED = ("CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", policy_audit.KIND)
 
 
 def read_file(path: str) -> str:
@@ -39,11 +41,12 @@ async def apply(session: Session) -> Answer:
     """Check every document of every file, then store them in order."""
     wanted = [policy for path in session.options.file for policy in manifest.read(read_file(path), path)]
     wait_s = stored.wait_s(session)
+    topic = FORCE_APPLY if session.options.force else APPLY
     results: list[PolicyApplied] = []
     for number, document in enumerate(wanted):
-        ask = ApplyPolicy(document=document, wait_s=wait_s, author=getpass.getuser())
+        ask = ApplyPolicy(document=document, wait_s=wait_s, author=getpass.getuser(), owner=session.options.owner)
         try:
-            results.append(await session.bus.request(APPLY, ask, timeout_s=stored.answer_s(session)))
+            results.append(await session.bus.request(topic, ask, timeout_s=stored.answer_s(session)))
         except FairleadError as error:
             error.message = (
                 f"{document.kind} {document.metadata['name']}: {error.message}{_before(number, len(wanted))}"
@@ -59,10 +62,11 @@ def _before(done: int, total: int) -> str:
 async def delete(session: Session) -> Answer:
     """Remove one policy by name, or all those of a file."""
     wait_s = stored.wait_s(session)
+    topic = FORCE_DELETE if session.options.force else DELETE
     results = []
     for reference in await _to_delete(session):
-        ask = DeletePolicy(policy=reference, wait_s=wait_s)
-        results.append(await session.bus.request(DELETE, ask, timeout_s=stored.answer_s(session)))
+        ask = DeletePolicy(policy=reference, wait_s=wait_s, author=getpass.getuser(), owner=session.options.owner)
+        results.append(await session.bus.request(topic, ask, timeout_s=stored.answer_s(session)))
     return stored.changed(results, waited=bool(session.options.wait), verb="removed")
 
 
@@ -76,7 +80,7 @@ async def _to_delete(session: Session) -> list[PolicyReference]:
 
 
 def _reference(kind: str, name: str, namespace: str) -> PolicyReference:
-    return PolicyReference(kind=kind, name=name, namespace=namespace or ("" if kind == _CLUSTERWIDE else "default"))
+    return PolicyReference(kind=kind, name=name, namespace=namespace or ("" if kind in _CLUSTER_SCOPED else "default"))
 
 
 async def get(session: Session) -> Answer:
@@ -116,10 +120,16 @@ def _file_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
         action="store_true",
         help="return when every affected node has confirmed, or after --timeout (30) with status 3 and the stragglers",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="although tests fail or it belongs to somebody else; needs the right to a subject of its own",
+    )
+    parser.add_argument("--owner", default="", metavar="NAME", help="on whose behalf, where documents have owners")
 
 
 def register(commands: command.Subcommands) -> None:
-    """Declare `policy apply`, `get`, `delete`, `history`, `rollback` and `check`."""
+    """Declare `policy apply`, `get`, `delete`, `history`, `rollback`, `audit`, `realised` and `check`."""
     group = command.group(commands, "policy", "rules", "fairlead policy apply -f policy.yaml --wait")
     applying = command.add(
         group, "apply", apply, "store policies", "fairlead policy apply -f policy.yaml --wait --timeout 10"
@@ -131,4 +141,6 @@ def register(commands: command.Subcommands) -> None:
     stored.selection(deleting)
     _file_options(deleting, required=False)
     policy_history.register(group)
+    policy_audit.register(group)
+    policy_realised.register(group)
     policy_check.register(group)

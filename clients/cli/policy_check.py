@@ -26,7 +26,7 @@ from fairlead.schema.datapath import FlowQuery
 from fairlead.schema.identity import IDENTITIES
 from fairlead.schema.policy import POLICIES
 
-_FIELDS = ("apiVersion", "kind", "metadata", "spec", "specs")
+_FIELDS = ("apiVersion", "kind", "metadata", "spec", "specs", "tests")
 _ROWS_PER_FILE = 1000
 _MOST_FLOWS = 4096
 _FIRST_WORKLOAD = 256

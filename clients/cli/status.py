@@ -23,6 +23,7 @@ async def run(session: Session) -> Answer:
     rows += [(service, node, "no answer", "-", "-", "is it running?") for service, node in absent]
     good = bool(found) and not absent and all(one.ok for one in found)
     text = output.table(("SERVICE", "NODE", "STATE", "UP", "MEMORY", "DETAIL"), rows) if rows else "no service answers"
+    text = "\n".join([*banners(found), text])
     value = {"services": found, "absent": [{"service": service, "node": node} for service, node in absent], "ok": good}
     return Answer(value, text, Exit.OK if good else Exit.NO)
 
@@ -31,6 +32,12 @@ def missing(found: list[Health], nodes: tuple[str, ...]) -> list[tuple[str, str]
     """Return the services that known nodes must have and that did not answer."""
     answered = {(one.service, one.node) for one in found}
     return [(service, node) for service in _EXPECTED for node in nodes if (service, node) not in answered]
+
+
+def banners(found: list[Health]) -> list[str]:
+    """Return what nobody may overlook, each once: policy that is not enforced."""
+    audits = {aspect.detail for one in found for aspect in one.conditions if aspect.name == "audit" and not aspect.ok}
+    return [f"!!! POLICY IS AUDITED, NOT ENFORCED: {output.plain(detail)}" for detail in sorted(audits)]
 
 
 def _row(one: Health, now: datetime) -> tuple[object, ...]:

@@ -94,7 +94,7 @@ async def _between(session: Session, source: Wanted, destination: Wanted) -> Flo
 
 def explain(one: Flow, now: datetime) -> str:
     """Return the cause in words: verdict, both ends, the policies that decided."""
-    policies = one.denied_by if one.verdict is Verdict.DROPPED else one.allowed_by
+    policies = one.allowed_by if one.verdict is Verdict.FORWARDED else one.denied_by
     subject = one.destination if one.traffic_direction == "INGRESS" else one.source
     head = f"{one.verdict} {output.age(one.time, now)} ago on {one.node_name}, {one.protocol}, by the {one.traffic_direction.lower()} rules of {_who_is(subject)}"
     lines = [head, f"  from    {_end(one.source)}", f"  to      {_end(one.destination)}"]

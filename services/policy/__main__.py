@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from fairlead import telemetry
 from fairlead.announce import Follower
 from fairlead.app import App, launch
 from fairlead.bus import Bus
@@ -64,6 +65,12 @@ async def serve(settings: PolicySettings) -> None:
     """Run until told to end."""
     async with App("policy", settings) as app:
         service, work = compose(settings, app.kv, app.bus, app.clock, app.condition)
+        telemetry.gauge(
+            "fairlead.policy.audited",
+            service.audited_by_kind,
+            unit="{audit}",
+            summary="documents and workloads whose policy is reported and not enforced",
+        )
         for name, run in work.items():
             app.spawn(name, run)
         await app.serve(service.routes())

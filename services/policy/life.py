@@ -68,14 +68,17 @@ def _flag(given: Mapping[str, str], name: str) -> bool:
 
 def _time(given: Mapping[str, str], name: str) -> datetime | None:
     text = given.get(name)
-    if text is None:
-        return None
+    return None if text is None else as_time(text, _path(name))
+
+
+def as_time(text: str, path: str) -> datetime:
+    """Return the moment that a text means. Raises InvalidInput naming the field."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         time = None
     if time is None or time.tzinfo is None:
-        refuse(_path(name), f'{text!r} is no time: write it like "2026-01-31T18:00:00Z"')
+        refuse(path, f'{text!r} is no time: write it like "2026-01-31T18:00:00Z"')
     return time
 
 

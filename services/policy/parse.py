@@ -7,7 +7,7 @@ from typing import Any
 
 from fairlead.codec import from_builtins
 from fairlead.schema.policy import PolicyObject, PolicyReference
-from services.policy import cilium, groups, kubernetes, trials
+from services.policy import audits, cilium, groups, kubernetes, trials
 from services.policy.documents import CiliumDocument, KubernetesDocument
 from services.policy.labels import DEFAULT_NAMESPACE
 from services.policy.life import Life, read_life
@@ -18,8 +18,10 @@ from services.policy.rules import (
     CIDR_GROUP,
     CLUSTER_SCOPED,
     KUBERNETES,
+    WORKLOAD_AUDIT,
     Policy,
     Reader,
+    Rule,
     Translation,
 )
 
@@ -33,11 +35,13 @@ def parse(document: PolicyObject, translation: Translation) -> Policy:
     """
     reader = Reader(reference_of(document), translation)
     life = read_life(document.metadata)
-    group, rules = None, []
+    group, rules = None, list[Rule]()
     if document.kind == CIDR_GROUP:
         if life != Life():
             refuse("metadata.annotations", "a group of prefixes is not audited or staged and does not expire")
         group = groups.read(_typed(document, groups.CidrGroupDocument).spec, document.metadata, reader)
+    elif document.kind == WORKLOAD_AUDIT:
+        rules, life = audits.read(_typed(document, audits.AuditDocument).spec, life, reader)
     elif document.kind == KUBERNETES:
         rules = kubernetes.read(_typed(document, KubernetesDocument).spec, reader)
     else:

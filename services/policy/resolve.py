@@ -91,7 +91,9 @@ def resolve(subject: Identity, rules: Iterable[Rule], world: World, enforcement:
 
     A subject below 0 is a node: built-in rules and the enforcement mode `always` are for workloads, so that neither can lock people out.
     """
-    selecting = list(rules)
+    given = list(rules)
+    selecting = [rule for rule in given if not rule.audits]
+    audited = {rule.direction for rule in given if rule.audits}
     live = [Side(direction, subject, _live(selecting), world, enforcement) for direction in Direction]
     staged: list[Side] = []
     if any(rule.stage is not Stage.LIVE for rule in selecting):
@@ -105,6 +107,8 @@ def resolve(subject: Identity, rules: Iterable[Rule], world: World, enforcement:
         ingress_default_deny=live[0].closed(number),
         egress_default_deny=live[1].closed(number),
         staged=_staged(staged, number) if staged else None,
+        audit_ingress=Direction.INGRESS in audited,
+        audit_egress=Direction.EGRESS in audited,
     )
 
 

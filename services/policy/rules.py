@@ -24,13 +24,15 @@ CILIUM_NAMESPACED = "CiliumNetworkPolicy"
 CILIUM_CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
 KUBERNETES = "NetworkPolicy"
 CIDR_GROUP = "CiliumCIDRGroup"
+WORKLOAD_AUDIT = "WorkloadAudit"
 API_VERSION_BY_KIND: Mapping[str, str] = {
     CILIUM_NAMESPACED: "cilium.io/v2",
     CILIUM_CLUSTERWIDE: "cilium.io/v2",
     KUBERNETES: "networking.k8s.io/v1",
     CIDR_GROUP: "cilium.io/v2",
+    WORKLOAD_AUDIT: "fairlead.dev/v1",
 }
-CLUSTER_SCOPED = frozenset({CILIUM_CLUSTERWIDE, CIDR_GROUP})
+CLUSTER_SCOPED = frozenset({CILIUM_CLUSTERWIDE, CIDR_GROUP, WORKLOAD_AUDIT})
 
 
 class ZeroPrefix(StrEnum):
@@ -98,6 +100,8 @@ class Rule:
     stage: Stage = Stage.LIVE
     silent: bool = False
     """Whether it denies nothing, not even for want of a proxy."""
+    audits: bool = False
+    """It says nothing of peers: what others deny its subjects passes, and is reported."""
 
     @property
     def prefixes(self) -> set[str]:
@@ -156,10 +160,11 @@ class Policy:
     """From when on the document is gone."""
 
     def at(self, stage: Stage) -> Policy:
-        """Return the policy, and each of its rules, at that stage."""
+        """Return the policy, and each of its rules, at that stage; an audit of workloads that is over has none."""
         if self.stage is stage:
             return self
-        return replace(self, stage=stage, rules=tuple(replace(rule, stage=stage) for rule in self.rules))
+        rules = (rule for rule in self.rules if stage is Stage.AUDIT or not rule.audits)
+        return replace(self, stage=stage, rules=tuple(replace(rule, stage=stage) for rule in rules))
 
     @property
     def workload_rules(self) -> Iterator[Rule]:

@@ -166,6 +166,10 @@ class PolicyService:
             policies=tuple(view.told(key) for key in sorted(view.documents)), revision=self._projection.revision
         )
 
+    def audited_by_kind(self) -> dict[str, int]:
+        """Return how much is audited now."""
+        return self._projection.view.audited_by_kind()
+
     def routes(self) -> Sequence[Route]:
         """Return every topic with its handler."""
         return (

@@ -21,11 +21,13 @@ class Decision:
     allowed: bool
     entry: PolicyEntry | None = None
     origins: tuple[str, ...] = ()
+    audited: bool = False
+    """It would be denied, and passes because the workload is audited."""
 
     @property
     def redirected(self) -> bool:
         """Tell whether the connection is allowed to a proxy only."""
-        return self.allowed and self.entry is not None and self.entry.precedence > 0
+        return self.allowed and not self.audited and self.entry is not None and self.entry.precedence > 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def simulate(rows: Mapping[int, PolicyRow], source: int, destination: int, proto
 
 def rehearsed(row: PolicyRow) -> PolicyRow:
     """Return the row as it would be if all that is audited or staged were enforced."""
+    row = replace(row, audit_ingress=False, audit_egress=False)
     if row.staged is None:
         return row
     return replace(
@@ -68,6 +71,13 @@ def rehearsed(row: PolicyRow) -> PolicyRow:
 
 def decide(row: PolicyRow, direction: Direction, peer: int, protocol: int, port: int) -> Decision:
     """Return what the subject of the row does with this traffic of the peer."""
+    decision = _decide(row, direction, peer, protocol, port)
+    if decision.allowed or not (row.audit_ingress if direction is Direction.INGRESS else row.audit_egress):
+        return decision
+    return Decision(allowed=True, entry=decision.entry, origins=decision.origins, audited=True)
+
+
+def _decide(row: PolicyRow, direction: Direction, peer: int, protocol: int, port: int) -> Decision:
     candidates = [
         entry
         for entry in row.entries

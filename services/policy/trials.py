@@ -147,7 +147,8 @@ class Court:
         return f"{trial.line} expects {expected} and gets {got}: {_why(decisions)}"
 
     def _row(self, subject: Identity, world: World, *, rehearse: bool) -> PolicyRow:
-        row = resolve(subject, self._rules_of(subject), world, self._enforcement)
+        rules = [rule for rule in self._rules_of(subject) if not rule.audits]
+        row = resolve(subject, rules, world, self._enforcement)
         return rehearsed(row) if rehearse else row
 
     @cached_property

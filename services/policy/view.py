@@ -23,7 +23,7 @@ from services.policy.others import Sources, node_labels
 from services.policy.parse import parse, reference_of
 from services.policy.ports import refuse
 from services.policy.resolve import Enforcement
-from services.policy.rules import CIDR_GROUP, CidrGroup, Policy, Stage, Translation, title
+from services.policy.rules import CIDR_GROUP, WORKLOAD_AUDIT, CidrGroup, Policy, Stage, Translation, title
 from services.policy.store import CIDRS, DELETION, POLICIES, Deletion, decode_document, decode_number
 
 _STAGE_REMARKS: Mapping[Stage, tuple[str, ...]] = {
@@ -195,6 +195,12 @@ class View:
             if policy.stage is Stage.AUDIT and policy.audit_until
         )
 
+    def audited_by_kind(self) -> dict[str, int]:
+        """Return how many documents and how many audits of workloads deny nothing now."""
+        policies = (self.model.policies[key] for key in self._timed)
+        whole = [policy.reference.kind == WORKLOAD_AUDIT for policy in policies if policy.stage is Stage.AUDIT]
+        return {"document": whole.count(False), "workloads": whole.count(True)}
+
     def told(self, key: str) -> StoredPolicy:
         """Return a document with what is known of it now."""
         policy = self.model.policies[key]
@@ -222,7 +228,8 @@ class View:
             f"`{expected.path}`: there is no {expected.what} now: this {'denies' if expected.deny else 'allows'} nobody"
             for expected in self.model.unmet(policy)
         )
-        return (*policy.warnings, *missing, *_STAGE_REMARKS[policy.stage])
+        whole = policy.reference.kind == WORKLOAD_AUDIT
+        return (*policy.warnings, *missing, *(() if whole else _STAGE_REMARKS[policy.stage]))
 
     def check_groups(self, policy: Policy) -> None:
         """Raise InvalidInput if the policy denies by a group that does not exist: the deny would be none."""

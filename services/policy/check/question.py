@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from fairlead.errors import InvalidInput
 from fairlead.schema.base import Message
@@ -84,6 +85,8 @@ def _side(fleet: Fleet, subject: Party, direction: Direction, decision: Decision
 
 def why(decision: Decision, *, enforced: bool = True) -> str:
     """Return one sentence: the verdict and its cause."""
+    if decision.audited:
+        return f"allowed because the workload is audited; else {why(replace(decision, allowed=False, audited=False))}"
     behind = ", ".join(decision.origins)
     entry = decision.entry
     if entry is None:

@@ -14,7 +14,8 @@ from services.policy.check import change, question, replay
 from services.policy.check.world import Fleet, put_all, read_policies, read_workloads
 from services.policy.offline import World
 from services.policy.resolve import Enforcement, Mode
-from services.policy.rules import Policy, Translation
+from services.policy.rules import Policy, Stage, Translation
+from services.policy.trials import Court
 
 _MOST_LINES = 1000
 Documents = list[tuple[str, PolicyObject]]
@@ -27,9 +28,7 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidInput("--from, --to and --port belong together")
     if options.base and not options.diff:
         raise InvalidInput("--base is for --diff: name the policies in force there, and the change with -f")
-    # As the service: what needs a proxy or an authenticator is closed here.
-    enforcement = Enforcement(Mode(options.mode), proxies=frozenset(), authenticator=False)
-    world = World(Translation(options.cluster), enforcement)
+    world = World(Translation(options.cluster), _enforcement(options))
     fleet = Fleet(world, [one for path in options.workloads for one in read_workloads(path)])
     documents, base = read_policies(options.file), read_policies(options.base)
     if options.diff:
@@ -60,11 +59,30 @@ def _diff(options: argparse.Namespace, fleet: Fleet, base: Documents, proposed: 
     everyone = change.parties(fleet, prefixes)
     ends = [end for _, source, destination, _ in recorded for end in (source, destination)]
     old = change.state(fleet, everyone + ends)
-    _warn(put_all(fleet.world, proposed))
+    after = put_all(fleet.world, proposed)
+    _warn(after)
+    failing = _failing({policy.reference: policy for policy in (*before, *after)}.values(), options)
     new = change.state(fleet, everyone + ends)
     if options.flows:
-        return _show_changes(options, replay.altered(recorded, old, new), f"of {len(recorded)} recorded flows")
-    return _show_changes(options, change.changes(old, new, everyone), f"among {len(everyone)} parties")
+        status = _show_changes(options, replay.altered(recorded, old, new), f"of {len(recorded)} recorded flows")
+    else:
+        status = _show_changes(options, change.changes(old, new, everyone), f"among {len(everyone)} parties")
+    for line in failing:
+        print(f"fairlead: {line}", file=sys.stderr)
+    return 1 if failing else status
+
+
+def _failing(policies: Iterable[Policy], options: argparse.Namespace) -> list[str]:
+    """Return the tests in documents that these policies together fail, each in one line; as at publication."""
+    everything = tuple(policies)
+    court = Court(everything, _enforcement(options))
+    judged = ((trial, policy.stage is not Stage.LIVE) for policy in everything for trial in policy.trials)
+    return [text for trial, rehearse in judged if (text := court.failure(trial, rehearse=rehearse))]
+
+
+def _enforcement(options: argparse.Namespace) -> Enforcement:
+    """Return the settings of the service: what needs a proxy or an authenticator is closed here."""
+    return Enforcement(Mode(options.mode), proxies=frozenset(), authenticator=False)
 
 
 def _scratch(options: argparse.Namespace, base: Documents) -> World:
@@ -89,13 +107,17 @@ def _show_changes(options: argparse.Namespace, changes: Iterable[change.Change],
 
 def _understood(options: argparse.Namespace, documents: Documents, policies: Sequence[Policy]) -> int:
     _warn(policies)
+    failing = _failing(policies, options)
     lines = [f"{policy.reference.kind} {_name(policy)}: understood, {len(policy.rules)} rules" for policy in policies]
-    _show(
-        options,
-        [policy.reference for policy in policies],
-        "\n".join([*lines, f"{len(documents)} documents understood"]),
-    )
-    return 0
+    lines += [f"{len(documents)} documents understood", *failing]
+    tests = sum(len(policy.trials) for policy in policies)
+    if tests:
+        lines.append(f"{tests} tests: {tests - len(failing)} passed, {len(failing)} failed")
+    if options.output == "json":
+        for line in failing:
+            print(f"fairlead: {line}", file=sys.stderr)
+    _show(options, [policy.reference for policy in policies], "\n".join(lines))
+    return 1 if failing else 0
 
 
 def _warn(policies: Iterable[Policy]) -> None:

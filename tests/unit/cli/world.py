@@ -161,6 +161,9 @@ class Policies:
         self._keep("stored", ask.author, ask.document)
         return self._applied(reference, ask.wait_s)
 
+    async def force_apply(self, ask: policy.ApplyPolicy) -> policy.PolicyApplied:
+        return msgspec.structs.replace(await self.apply(ask), warnings=("forced: a test fails",))
+
     async def delete(self, ask: policy.DeletePolicy) -> policy.PolicyApplied:
         if ask.policy.name not in self.stored:
             raise NotFound(f"no policy {ask.policy.name}")
@@ -225,11 +228,16 @@ class World:
             (policy.DELETE, self.policies.delete),
             (policy.POLICIES, self.policies.list_all),
             (policy.HISTORY, self.policies.history),
+            (policy.FORCE_APPLY, self.policies.force_apply),
+            (policy.FORCE_DELETE, self.policies.delete),
             (policy.ROLLBACK, self.policies.roll_back),
         ]
         await self.bus.serve("policy", [route(topic, handler) for topic, handler in replies])
         await self._fill()
         return self
+
+    def show(self, one: health.Health, conditions: tuple[health.Condition, ...]) -> Route:
+        return route(health.HEALTH, self._show(msgspec.structs.replace(one, conditions=conditions)))
 
     @staticmethod
     def _show(one: health.Health) -> Any:

@@ -212,3 +212,47 @@ def test_the_command_line_forwards_options_output_and_status(folder: Path) -> No
     done = subprocess.run([*command, "--from", "x"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "belong together" in done.stderr
+
+
+TESTED = (
+    SEED
+    + """\
+tests:
+- {name: staff, from: {labels: {app: employee}}, to: {labels: {app: db}}, port: 6379/TCP, expect: allow}
+- {from: {labels: {app: intern}}, to: {labels: {app: db}}, port: 6379/TCP, expect: %s}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("expect", "status", "said"), [("deny", 0, "2 passed, 0 failed"), ("allow", 1, "1 passed, 1 failed")]
+)
+def test_tests_in_documents_are_run(
+    folder: Path, expect: str, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "tested.yaml").write_text(TESTED % expect)
+    assert main(["-f", str(folder / "tested.yaml")]) == status
+    out = capsys.readouterr().out
+    assert f"2 tests: {said}" in out
+    assert ("app=intern -> app=db 6379/TCP) expects allow and gets deny" in out) == bool(status)
+
+
+def test_a_change_that_breaks_a_test_of_another_document_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "tested.yaml").write_text(TESTED % "deny")
+    (folder / "deny.yaml").write_text(
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: shut},"
+        " spec: {endpointSelector: {}, ingressDeny: [{fromEntities: [all]}]}}"
+    )
+    assert main(["--diff", "--base", str(folder / "tested.yaml"), "-f", str(folder / "deny.yaml")]) == 1
+    assert "tests[0] of CiliumNetworkPolicy default/seed (staff" in capsys.readouterr().err
+
+
+def test_an_audited_workload_is_told_in_the_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "audit.yaml").write_text(
+        "{apiVersion: fairlead.dev/v1, kind: WorkloadAudit, metadata: {name: db},"
+        " spec: {endpointSelector: {matchLabels: {app: db}}, until: '2100-01-01T00:00:00Z'}}"
+    )
+    assert ask(folder, "intern-1", "db", "6379", "-f", str(folder / "audit.yaml")) == 0
+    assert "allowed because the workload is audited; else denied: no rule allows it" in capsys.readouterr().out
