@@ -28,6 +28,7 @@ _TEXTS = {
     DropReason.FORBIDDEN_ICMP6: "neighbour discovery that workloads have no use for",
     DropReason.POLICY_DENY: "policy denied: an entry denies it",
     DropReason.VLAN: "a VLAN tag from a workload",
+    DropReason.TOO_BIG: "larger than the way takes",
     DropReason.TTL_EXCEEDED: "time to live or hop limit ran out",
     DropReason.HELD: "the endpoint is held",
     DropReason.NO_PROXY: "the entry wants an L7 proxy and there is none",

@@ -33,6 +33,7 @@ class DropReason(IntEnum):
     POLICY = 133
     INVALID_PACKET = 134
     TRUNCATED = 135
+    TOO_BIG = 136
     UNKNOWN_L3 = 139
     WRITE_ERROR = 141
     UNKNOWN_L4 = 142

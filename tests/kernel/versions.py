@@ -13,10 +13,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FLOW_GREW = (
     (
         "bpf/lib/abi.h",
-        "\t__u64 reported; /* jiffies of the last report of the flow */\n};",
-        "\t__u64 reported; /* jiffies of the last report of the flow */\n\t__u64 grown;\n};",
+        "\t__u32 hop_mtu;\t/* of the way off the node */\n\t__u32 reserved;\n};",
+        "\t__u32 hop_mtu;\n\t__u32 reserved;\n\t__u64 grown;\n};",
     ),
-    ("kernel/abi.py", 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQ")', 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQQ")'),
+    ("kernel/abi.py", 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")', 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4xQ")'),
 )
 STATE_GREW = (
     (

@@ -36,7 +36,7 @@ BPF_DIRECTORY = Path(__file__).resolve().parent.parent / "bpf"
 ENDPOINT_STATE = struct.Struct("=6I6s6sI")
 SETTINGS = struct.Struct("=14I2HI")
 FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
-FLOW = struct.Struct("=QIHHIIII4QQI16s2B2s16sQ")
+FLOW = struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")
 EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB6x")
 ABI = struct.Struct("=II32s")
 _POLICY_REST = struct.Struct("=BBIQQ")
@@ -78,7 +78,8 @@ class Settings(NamedTuple):
     report_interval: int = 0
     nat_first_port: int = 0
     nat_last_port: int = 0
-    pad: int = 0
+    mtu_bytes: int = 0
+    """Of the narrowest uplink."""
 
 
 @dataclass(frozen=True)

@@ -276,10 +276,10 @@ def host_door(wire: Netlink, mtu_bytes: int) -> Device:
     # its MAC is the gateway's, so that what pods send to the gateway is for the stack
     shape = [set_shape(HOST_PEER, _HOST_PEER_MAC, mtu_bytes), set_shape(HOST_DEVICE, abi.GATEWAY_MAC, mtu_bytes)]
     wire.send([*shape, *set_up(HOST_PEER, IFF_NOARP), *set_up(HOST_DEVICE, IFF_NOARP)])
-    for family in ("ipv4", "ipv6"):
-        forwarding = Path(f"/proc/sys/net/{family}/conf/{HOST_DEVICE}/forwarding")
-        if forwarding.exists():
-            write_sysctl(forwarding, "1")
+    for setting in ("ipv4", "forwarding"), ("ipv6", "forwarding"), ("ipv6", "force_forwarding"):
+        path = Path(f"/proc/sys/net/{setting[0]}/conf/{HOST_DEVICE}/{setting[1]}")
+        if path.exists():
+            write_sysctl(path, "1")
     device = find_device(wire, HOST_DEVICE)
     if device is None:
         raise KernelError(f"{HOST_DEVICE} vanished while it was being made: is somebody else managing it?")

@@ -127,6 +127,7 @@ class LinuxKernel:
                 new_flows_per_second=tuning.flow_events_per_second,
                 closed_flows_per_second=tuning.flow_events_per_second,
                 audits_per_second=tuning.drop_events_per_second,
+                mtu_bytes=self._mtu_bytes,
             )
         )
 

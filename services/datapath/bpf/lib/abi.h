@@ -122,6 +122,8 @@ struct flow {
 	__u16 nat_port_be;
 	struct address nat_address;
 	__u64 reported; /* jiffies of the last report of the flow */
+	__u32 hop_mtu;	/* of the way off the node */
+	__u32 reserved;
 };
 MAP("lru_hash", struct flow_key, struct flow, conntrack);
 
@@ -181,7 +183,7 @@ struct settings {
 	__u32 report_interval; /* jiffies between reports of a flow that lasts; 0: none */
 	__u16 nat_first_port;  /* source ports outside, host order */
 	__u16 nat_last_port;
-	__u32 pad;
+	__u32 mtu; /* of the narrowest uplink */
 };
 #define FEATURE_MASQUERADE_IPV4 1
 #define FEATURE_MASQUERADE_IPV6 2

@@ -9,6 +9,7 @@
 #define DROP_POLICY		133 /* no policy entry allows it */
 #define DROP_INVALID_PACKET	134 /* header lengths contradict each other */
 #define DROP_TRUNCATED		135 /* transport header is cut short */
+#define DROP_TOO_BIG		136 /* larger than the way */
 #define DROP_UNKNOWN_L3		139 /* neither IPv4, IPv6 nor ARP */
 #define DROP_WRITE_ERROR	141 /* the packet could not be rewritten */
 #define DROP_UNKNOWN_L4		142 /* transport protocol is not TCP, UDP, SCTP or ICMP */

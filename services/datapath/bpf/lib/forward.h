@@ -3,12 +3,15 @@
 #pragma once
 #include <linux/ip.h>
 #include <linux/ipv6.h>
-#include "packet.h"
+#include "errors.h"
 
 #define FIB_SUCCESS  0
 #define FIB_NO_NEIGH 7
-#define INET	     2
-#define INET6	     10
+/* A length that every way has room for. The answer replaces it by the MTU, from 5.13 on and if the neighbour is known.
+ */
+#define ASK_MTU 1
+#define INET	2
+#define INET6	10
 
 struct neighbour {
 	__u32 family;
@@ -95,12 +98,13 @@ static __always_inline int to_stack(const struct settings *config)
  * enabled on no other device. Returns 0 or a drop reason.
  */
 static __always_inline int find_hop(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
-				    struct neighbour *next, __u32 *ifindex)
+				    struct neighbour *next, __u32 *ifindex, __u32 *mtu)
 {
 	struct bpf_fib_lookup fib = {};
 	int result;
 
 	fill_fib(&fib, p, config->host_ifindex);
+	fib.tot_len = ASK_MTU;
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (result != FIB_SUCCESS && result != FIB_NO_NEIGH)
 		return DROP_FIB;
@@ -108,6 +112,7 @@ static __always_inline int find_hop(struct __sk_buff *skb, const struct packet *
 	if (fib.ifindex == config->host_ifindex)
 		return DROP_UNKNOWN_TARGET;
 	*ifindex = fib.ifindex;
+	*mtu = fib.tot_len == ASK_MTU ? config->mtu : fib.tot_len;
 	next->family = fib.family;
 	__builtin_memcpy(next->address, fib.ipv6_dst, 16);
 	return 0;
@@ -122,24 +127,28 @@ static __always_inline int to_network(struct __sk_buff *skb, const struct packet
 {
 	__u64 now = bpf_jiffies64();
 	struct neighbour next = {};
-	__u32 ifindex = 0;
+	__u32 ifindex = 0, mtu = 0;
 	int reason;
 
-	if (flow && now < flow->hop_until) {
+	if (flow && now < flow->hop_until && flow->hop_mtu) {
 		ifindex = flow->hop_ifindex;
+		mtu = flow->hop_mtu;
 		next.family = flow->hop_family;
 		__builtin_memcpy(next.address, flow->hop_address, 16);
 	} else {
-		reason = find_hop(skb, p, config, &next, &ifindex);
+		reason = find_hop(skb, p, config, &next, &ifindex, &mtu);
 		if (reason)
 			return reason;
 		if (flow) {
 			flow->hop_ifindex = ifindex;
+			flow->hop_mtu = mtu;
 			flow->hop_family = next.family;
 			__builtin_memcpy(flow->hop_address, next.address, 16);
 			flow->hop_until = now + config->second / 100 + 1;
 		}
 	}
+	if (too_big(skb, p, mtu))
+		return DROP_TOO_BIG;
 	reason = decrement_ttl(skb, p->family);
 	if (reason)
 		return reason;

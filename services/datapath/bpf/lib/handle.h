@@ -48,7 +48,8 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int 
 	v.endpoint = origin == ORIGIN_POD ? who->source_endpoint : who->destination_endpoint;
 	v.source_identity = who->source->identity;
 	v.destination_identity = who->destination->identity;
-	return drop(skb, p, &v);
+	drop(skb, p, &v);
+	return tell_sender(skb, p, v.reason, config);
 }
 
 static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int origin)

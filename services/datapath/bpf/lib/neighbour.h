@@ -10,16 +10,6 @@
 #define NEIGHBOUR_SOLICITATION	135
 #define NEIGHBOUR_ADVERTISEMENT 136
 
-static __always_inline void write_gateway_mac(__u8 *mac)
-{
-	mac[0] = GATEWAY_MAC_0;
-	mac[1] = GATEWAY_MAC_1;
-	mac[2] = GATEWAY_MAC_2;
-	mac[3] = 0;
-	mac[4] = 0;
-	mac[5] = 1;
-}
-
 struct arp_ipv4 {
 	__u16 hardware_be;
 	__u16 protocol_be;

@@ -69,6 +69,16 @@ static __always_inline void *end_of(const struct __sk_buff *skb)
 	return (void *)(long)skb->data_end;
 }
 
+static __always_inline void write_gateway_mac(__u8 *mac)
+{
+	mac[0] = GATEWAY_MAC_0;
+	mac[1] = GATEWAY_MAC_1;
+	mac[2] = GATEWAY_MAC_2;
+	mac[3] = 0;
+	mac[4] = 0;
+	mac[5] = 1;
+}
+
 /* Make the first `wanted` bytes readable in place, or as many as the packet has. */
 static __always_inline void make_linear(struct __sk_buff *skb, __u32 wanted)
 {
