@@ -55,6 +55,7 @@ class App:
             name=f"{service}.{settings.node}",
             domain=settings.nats_domain,
             seed_file=settings.nats_credentials,
+            authority=settings.nats_authority,
         )
         self._kv: Kv | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -15,6 +15,7 @@ import sys
 from clients.cli import (
     bgp,
     bpf,
+    credentials,
     datapath,
     endpoint,
     flow,
@@ -35,7 +36,23 @@ from fairlead import telemetry
 from fairlead.bus_nats import connect
 from fairlead.errors import FairleadError
 
-_MODULES = (status, node, endpoint, workload, identity, ipcache, policy, bpf, datapath, ipam, bgp, flow, why, trace)
+_MODULES = (
+    status,
+    node,
+    endpoint,
+    workload,
+    identity,
+    ipcache,
+    policy,
+    bpf,
+    datapath,
+    ipam,
+    bgp,
+    flow,
+    why,
+    trace,
+    credentials,
+)
 _EXAMPLE = """\
 example:
   fairlead status
@@ -60,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 async def _with_bus(options: argparse.Namespace) -> Answer:
-    async with connect(options.nats, name="cli", domain=options.domain, seed_file=options.credentials) as bus:
+    trust = {"seed_file": options.credentials, "authority": options.authority}
+    async with connect(options.nats, name="cli", domain=options.domain, **trust) as bus:
         try:
             session = Session(bus, options)
             await bus.client(session.timeout_s)

@@ -43,6 +43,12 @@ _GLOBAL: tuple[tuple[tuple[str, ...], dict[str, Any], str, Any], ...] = (
     (("--nats",), {"metavar": "URL", "help": "nearest NATS server"}, "FAIRLEAD_NATS", "nats://127.0.0.1:4222"),
     (("--domain",), {"metavar": "NAME", "help": "JetStream domain, when --nats is a leaf"}, "FAIRLEAD_NATS_DOMAIN", ""),
     (("--credentials",), {"metavar": "FILE", "help": "nkey seed"}, "FAIRLEAD_NATS_CREDENTIALS", ""),
+    (
+        ("--authority",),
+        {"metavar": "FILE", "help": "certificate that vouches for --nats"},
+        "FAIRLEAD_NATS_AUTHORITY",
+        "",
+    ),
     (("--timeout",), {"metavar": "S", "type": seconds, "help": "seconds to wait for an answer (5)"}, "", None),
     (("-o", "--output"), {"choices": ("table", "json"), "help": "table for people, json for programs"}, "", "table"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ _ACK_TIMEOUT_S = 3.0
 class NatsBus:
     """The bus over one NATS connection, which is made in the background and made again whenever it is lost."""
 
-    def __init__(self, url: str, *, name: str, domain: str = "", seed_file: str = "") -> None:
+    def __init__(self, url: str, *, name: str, domain: str = "", seed_file: str = "", authority: str = "") -> None:
         self._url = url
         self.name = name
         """Who we are on the bus."""
@@ -46,6 +47,8 @@ class NatsBus:
         if seed_file:
             # a credential may listen to answers below its own name only, and its file is called by that name
             self._options = {"nkeys_seed": seed_file, "inbox_prefix": f"_INBOX.{Path(seed_file).stem}"}
+        if authority:
+            self._options["tls"] = ssl.create_default_context(cafile=authority)
         self._nc = Client()
         self._ready = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
@@ -200,9 +203,11 @@ class NatsBus:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, name: str, domain: str = "", seed_file: str = "") -> AsyncIterator[NatsBus]:
+async def connect(
+    url: str, *, name: str, domain: str = "", seed_file: str = "", authority: str = ""
+) -> AsyncIterator[NatsBus]:
     """Give a bus that is being connected, and close it at the end."""
-    bus = NatsBus(url, name=name, domain=domain, seed_file=seed_file)
+    bus = NatsBus(url, name=name, domain=domain, seed_file=seed_file, authority=authority)
     bus.start()
     try:
         yield bus

@@ -1,0 +1,94 @@
+"""Credentials without servers: what is refused, what is written, who may what."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from clients.cli import rights
+from clients.cli.__main__ import main
+from fairlead.schema.base import NodeName
+
+
+def run(folder: Path, *words: str) -> int:
+    return main(["credentials", words[0], "--dir", str(folder), *words[1:]])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "credentials"
+    assert run(made, "init", "--hub", "192.0.2.10", "--hub", "hub.example", "--hub", "2001:db8::1") == 0
+    return made
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("issue", "system", "cmdb"), "`--may`: say what the system states"),
+        (("issue", "node", "n1", "--may", "force"), "`--may`: a node may do what its work needs"),
+        (("issue", "service", "datapath-1"), "`name`: 'datapath-1' names no replica"),
+        (("issue", "operator", "operator"), "operator has a credential"),
+        (("revoke", "nobody"), "nobody is called nobody"),
+        (("init", "--hub", "192.0.2.11"), "holds credentials already"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_mend(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    before = (folder / "register.json").read_bytes()
+    assert run(folder, *words) != 0
+    assert told in capsys.readouterr().err
+    assert (folder / "register.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["N1", "n.1", "n1*", "../n1", ""])
+def test_names_that_would_break_a_subject_are_refused(folder: Path, name: str) -> None:
+    with pytest.raises(SystemExit):
+        run(folder, "issue", "node", name)
+
+
+def test_without_init_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "list") == 1
+    assert "`fairlead credentials init` makes it" in capsys.readouterr().err
+
+
+def test_a_broken_register_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "register.json").write_text('{"hosts": 7}')
+    assert run(folder, "list") == 2
+    assert "register.json cannot be read" in capsys.readouterr().err
+
+
+def test_secrets_are_readable_for_their_owner_only_and_not_in_the_register(folder: Path) -> None:
+    assert run(folder, "issue", "node", "n1") == 0
+    secrets = [*folder.rglob("*.nk"), *folder.rglob("*.key"), *folder.rglob("nats.conf")]
+    assert len(secrets) == 3 + 5 + 3 + 2
+    assert [path for path in secrets if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
+    register = (folder / "register.json").read_text()
+    assert [path for path in folder.rglob("*.nk") if path.read_text() in register] == []
+
+
+def test_a_revoked_node_leaves_nothing(folder: Path) -> None:
+    run(folder, "issue", "node", "n1")
+    run(folder, "issue", "node", "n2")
+    assert run(folder, "revoke", "n1") == 0
+    assert [path.name for path in (folder / "nodes").iterdir()] == ["n2"]
+    assert "n1" not in (folder / "register.json").read_text()
+
+
+def test_a_node_has_no_right_to_a_subject_of_another() -> None:
+    granted = rights.of_node(NodeName("n1"))
+    for subject in (*granted.publish, *granted.subscribe):
+        assert "*" not in subject
+        assert "n2" not in subject
+        assert not subject.startswith("fairlead.") or subject.endswith((".n1", "show.v1")) or ".dead." in subject
+    written = [subject for subject in granted.publish if ".API.$KV." in subject]
+    assert written == ["$JS.hub.API.$KV.claims.n1", "$JS.hub.API.$KV.realised.n1"]
+
+
+def test_only_who_may_force_can_force() -> None:
+    force = "fairlead.cmd.policy.document.forceapply.v1"
+    assert force not in rights.of_operator("ops", ("workloads", "policies")).publish
+    assert force in rights.of_operator("ops", ("force",)).publish
+    assert not [s for s in rights.of_system("cmdb", ("workloads",)).publish if ".policy.document.a" in s]
