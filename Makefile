@@ -3,7 +3,7 @@ PY := .venv/bin/python
 BIN := .venv/bin
 CODE := fairlead services clients tests
 BPF = $(shell find services/datapath/bpf -name '*.[ch]' -not -path '*/shim/*')
-.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-policy fuzz lab-policy bench-datapath
+.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-policy fuzz fuzz-packets lab-policy bench-datapath
 .NOTPARALLEL:
 
 all: check test
@@ -53,6 +53,9 @@ bench-policy: setup  ## full resolution, one change, churn, memory, and how they
 
 fuzz: setup  ## a million nearly right policies: nothing escapes, nothing is slow
 	$(PY) -m tests.fuzz.policy
+
+fuzz-packets: setup  ## a million packets through the real programs and through their twin; ARGS="--seed 2" for others
+	$(PY) -m tests.fuzz.packets $(ARGS)
 
 lab-policy: setup  ## well-known policies on real packets, each verdict compared with simulation
 	$(PY) -m tests.lab.policy

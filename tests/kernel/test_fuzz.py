@@ -9,6 +9,7 @@ import pytest
 
 from services.datapath.kernel.testrun import OK, REDIRECT
 from services.datapath.operations import PolicyKey, PolicyValue
+from tests.fuzz.packets.__main__ import run
 from tests.kernel.packets import SYN, arp_request, echo, frame, icmp, solicitation, tcp, udp
 from tests.kernel.rig import ALLOW_OUT, FAR, NODE, Rig, pod_address
 
@@ -94,3 +95,13 @@ def test_noise_and_broken_neighbour_messages_are_survived(closed: Rig) -> None:
         noise = chance.randbytes(12) + b"\x08\x06" + chance.randbytes(chance.randrange(1, 200))
         assert program.run(noise, closed.plugged[1].ifindex).action not in {OK, REDIRECT}
     program.close()
+
+
+@pytest.mark.timeout(120)
+def test_twin_and_programs_agree_on_every_packet() -> None:
+    score = run(packets=20_000, seconds=100, seed=20)
+    assert not score.disagreements
+    assert score.packets >= 20_000
+    assert score.flows > 500
+    met = {fate.split()[-1] for fate in score.fates}
+    assert met >= {"endpoint", "network", "stack", "untouched", "answered", "132", "133", "134", "175", "181", "220"}

@@ -18,9 +18,12 @@ import pytest
 
 from fairlead.address import Address, Family
 from services.datapath.kernel import netlink
-from services.datapath.kernel.fake import FakeKernel, FakeWorld
+from services.datapath.kernel.fake import FakeKernel
+from services.datapath.kernel.fake_world import FakeWorld
 from services.datapath.kernel.linux import LinuxKernel
-from services.datapath.operations import Kernel
+from services.datapath.kernel.testrun import OK, SHOT, TestRun
+from services.datapath.kernel.twin.cases import Action, Met, Origin
+from services.datapath.operations import EventKind, Kernel
 
 TCP = 6
 _COUNTER = itertools.count()
@@ -37,6 +40,9 @@ class Bench(Protocol):
 
     def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
         """Tell whether a new TCP connection from one endpoint reaches the other."""
+
+    def meet(self, frame: bytes, endpoint: int = 0) -> tuple[Action, int]:
+        """Say what becomes of a frame that the endpoint sends (0: the network), and the reason if it is dropped."""
 
     def again(self) -> Kernel:
         """Return a second process's hold on the same kernel; the first one has died."""
@@ -57,6 +63,11 @@ class FakeBench:
 
     def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
         return cast("FakeKernel", self.kernel).send(source[1], destination[1], TCP, port).passes
+
+    def meet(self, frame: bytes, endpoint: int = 0) -> tuple[Action, int]:
+        kernel = cast("FakeKernel", self.kernel)
+        met = Met(Origin.POD, kernel.plugged()[endpoint].ifindex) if endpoint else Met(Origin.NETWORK)
+        return kernel.meet(frame, met)[:2]
 
     def again(self) -> Kernel:
         self.kernel = FakeKernel(cast("FakeKernel", self.kernel).world)
@@ -132,6 +143,25 @@ class LinuxBench:
         thread.join()
         made[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return made[0]
+
+    def meet(self, frame: bytes, endpoint: int = 0) -> tuple[Action, int]:
+        return cast("tuple[Action, int]", self._run(self._meet, frame, endpoint))
+
+    def _meet(self, frame: bytes, endpoint: int) -> tuple[Action, int]:
+        plugged = self._linux.plugged()
+        self._linux.events(0)
+        program = TestRun(self._pins, "from_pod" if endpoint else "from_network")
+        outcome = program.run(frame, plugged[endpoint].ifindex if endpoint else 0)
+        program.close()
+        reason = next((event.reason for event in self._linux.events(0) if event.kind is EventKind.DROP), 0)
+        if outcome.action == SHOT or reason:
+            return Action.DROPPED if outcome.action == SHOT else Action.REFUSED, reason
+        if outcome.action == OK:
+            return Action.UNTOUCHED, 0
+        if outcome.packet[:6] == frame[6:12]:
+            return Action.ANSWERED, 0
+        here = any(outcome.packet.startswith(link.pod_mac + link.host_mac) for link in plugged.values())
+        return Action.ENDPOINT if here else Action.NETWORK, 0
 
     def again(self) -> Kernel:
         self._run(self._linux.stop)

@@ -1,23 +1,21 @@
 """A kernel in dicts. It passes the real kernel's suite (tests/contract/test_kernel.py), and says what would become of a packet.
 
-`FakeWorld` is what stays when a process ends: hand the same world to a second `FakeKernel`, and it adopts what it finds. Tests make
-operations fail through `FakeWorld.faults`.
+Tests make operations fail through `FakeWorld.faults`. What becomes of a packet's bytes is told by `twin/`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from ipaddress import ip_network
-from typing import NamedTuple
 
 from fairlead.address import Address, Prefix
 from fairlead.schema.identity import WORLD
+from services.datapath.kernel.fake_world import FakeWorld, PacketVerdict
+from services.datapath.kernel.twin.cases import Fate, Met
+from services.datapath.kernel.twin.policy import EGRESS, INGRESS, Policy
 from services.datapath.operations import (
-    POLICY_MAP_CAPACITY,
     DropReason,
     EndpointEntry,
     Event,
@@ -32,44 +30,8 @@ from services.datapath.operations import (
     PolicyValue,
 )
 
-INGRESS, EGRESS = 0, 1
 _LAST_ENDPOINT = 65535
 _EVENTS_KEPT = 4096
-
-
-class PacketVerdict(NamedTuple):
-    """What becomes of the first packet of a flow."""
-
-    passes: bool
-    reason: int = 0
-    provenance: int = 0
-    endpoint: int = 0
-    """The endpoint whose policy decided; 0: no local endpoint had a say."""
-    direction: int = INGRESS
-
-
-@dataclass
-class FakeWorld:
-    """What outlives a process: maps, links and the clock of the reports."""
-
-    started: bool = False
-    links: dict[int, tuple[Link, Plugged]] = field(default_factory=dict)
-    entries: dict[int, EndpointEntry] = field(default_factory=dict)
-    policies: dict[int, dict[PolicyKey, PolicyValue]] = field(default_factory=dict)
-    counters: dict[tuple[int, PolicyKey], PolicyCounters] = field(default_factory=dict)
-    addresses: dict[Prefix, int] = field(default_factory=dict)
-    prefixes: tuple[Prefix, ...] = ()
-    reports: deque[Event] = field(default_factory=deque)
-    lost: int = 0
-    packets_by_fate: Counter[tuple[int, int]] = field(default_factory=Counter)
-    next_ifindex: int = 100
-    namespaces: set[str] | None = None
-    """The namespaces that exist; None: all."""
-    capacity: int = POLICY_MAP_CAPACITY
-    faults: dict[tuple[str, int], str] = field(default_factory=dict)
-    """Operation and endpoint (0 for calls without one) to the error it raises."""
-    log: list[str] = field(default_factory=list)
-    """The operations that changed something, oldest first."""
 
 
 class FakeKernel:
@@ -152,6 +114,8 @@ class FakeKernel:
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
         """Change the policy map, or leave it as it is when the result does not fit."""
         self._enter("apply_policy", endpoint)
+        if refused := [key for key, value in puts.items() if value.proxy_port]:
+            raise KernelError(f"{refused[0]} asks for an L7 proxy, which this datapath does not have")
         if refused := [key for key in puts if not key.is_sound]:
             raise KernelError(f"{refused[0]} is no block of ports of a protocol")
         gone = set(deletes)
@@ -218,6 +182,7 @@ class FakeKernel:
     def destroy(self) -> None:
         """Make the world as it was at first."""
         self.world.__dict__.update(FakeWorld(namespaces=self.world.namespaces, capacity=self.world.capacity).__dict__)
+        self.world.__post_init__()
 
     def report(self, event: Event) -> None:
         """Put a report, as the programs would."""
@@ -256,6 +221,16 @@ class FakeKernel:
             self.report(Event(kind=kind, protocol=protocol, **ends, **known, **outcome, **place))  # type: ignore[arg-type] # merged
         return verdict
 
+    def meet(self, frame: bytes, met: Met, now_s: float = 0.0) -> Fate:
+        """Say what becomes of a frame, and remember its flow, as the programs would; what tests changed by hand counts too."""
+        machine, world = self.world.machine, self.world
+        machine.rows.show(world.entries, world.policies, world.addresses)
+        fate = machine.meet(frame, met, now_s)
+        world.packets_by_fate.update(machine.counted)
+        machine.counted.clear()
+        machine.told.clear()
+        return fate
+
     def _identity(self, address: Address) -> int:
         found = self.lookup_address(address)
         return found[1] if found else WORLD
@@ -267,7 +242,7 @@ class FakeKernel:
         verdict = PacketVerdict(passes=False, endpoint=entry.endpoint, direction=direction)
         if entry.held:
             return verdict._replace(reason=int(DropReason.HELD))
-        match = self._best(entry.endpoint, peer, protocol, port, direction)
+        match = Policy(self.world.policies.get(entry.endpoint)).best(peer, protocol, port, direction)
         if match is None:
             silent = entry.egress_default_deny if direction == EGRESS else entry.ingress_default_deny
             return verdict._replace(reason=int(DropReason.POLICY), provenance=silent)
@@ -276,24 +251,3 @@ class FakeKernel:
         self.world.counters[entry.endpoint, key] = replace(counted, packets=counted.packets + 1)
         reason = int(DropReason.POLICY_DENY) if value.deny else 0
         return verdict._replace(passes=not value.deny, reason=reason, provenance=value.provenance)
-
-    def _best(
-        self, endpoint: int, peer: int, protocol: int, port: int, direction: int
-    ) -> tuple[PolicyKey, PolicyValue] | None:
-        """Examine all candidates: deny first, then precedence, then the more specific layer 4, then the specific peer."""
-        entries = self.world.policies.get(endpoint, {})
-        layer4 = ((protocol, port), (protocol, 0), (0, 0))
-        keys = [PolicyKey(identity, dport, proto, direction) for identity in (peer, 0) for proto, dport in layer4]
-        found = [(key, entries[key]) for key in keys if key in entries]
-        for identity in (peer, 0):
-            # the longest prefix is all that a look-up of ranges finds
-            block = partial(PolicyKey, identity, protocol=protocol, direction=direction)
-            longest = (block(port=port & ~(0xFFFF >> bits), port_bits=bits) for bits in range(16, 0, -1))
-            found += next(([(key, entries[key])] for key in longest if key in entries), [])
-        return max(found, key=_strength, default=None)
-
-
-def _strength(match: tuple[PolicyKey, PolicyValue]) -> tuple[bool, int, int, bool]:
-    key, value = match
-    layer4 = 2 if key.port_bits else 3 if key.port else 1 if key.protocol else 0
-    return value.deny, value.precedence, layer4, key.identity != 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,6 +93,7 @@ class Map:
             self.fd = -1
 
 
+@functools.cache
 def possible_cpus() -> int:
     """Return how many values a per-CPU map holds per key."""
     last = _POSSIBLE_CPUS.read_text().strip().replace(",", "-").split("-")[-1]

@@ -5,6 +5,8 @@ What a program does is told by its result and the packet; where a redirect would
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ OK, SHOT, REDIRECT = 0, 2, 7
 # offsets in struct __sk_buff of what a test may set
 _CONTEXT_BYTES = 192
 _INGRESS_IFINDEX, _IFINDEX = 36, 40
+_LARGEST = 2048
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,36 @@ class TestRun:
         action, after, _, duration_ns = syscalls.test_run(self._fd, packet, bytes(context), repeat)
         return Outcome(action, after, duration_ns)
 
+    def volley(self) -> Volley:
+        """Return what runs it a million times."""
+        return Volley(self._fd)
+
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._fd)
+
+
+class Volley:
+    """One program run again and again, one packet per call, with everything around the call made once."""
+
+    def __init__(self, fd: int) -> None:
+        self._packet = ctypes.create_string_buffer(_LARGEST)
+        self._after = ctypes.create_string_buffer(_LARGEST + 256)
+        self._context = ctypes.create_string_buffer(_CONTEXT_BYTES)
+        self._call = syscalls.PreparedTestRun(fd, self._packet, self._after, self._context)
+
+    def met_at(self, ifindex: int, ingress_ifindex: int = 0) -> None:
+        """Have the packets from now on met on this device, received by that one."""
+        struct.pack_into("=I", self._context, _INGRESS_IFINDEX, ingress_ifindex)
+        struct.pack_into("=I", self._context, _IFINDEX, ifindex)
+
+    def run(self, packet: bytes) -> tuple[int, bytes] | None:
+        """Return the program's result and the packet afterwards, or None for a frame that test-run itself refuses."""
+        ctypes.memmove(self._packet, packet, len(packet))
+        try:
+            result, size = self._call.run(len(packet))
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return None
+            raise
+        return result, ctypes.string_at(self._after, size)

@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from fairlead.address import Address
-from services.datapath.kernel.fake import FakeKernel, FakeWorld
+from services.datapath.kernel.fake import FakeKernel
+from services.datapath.kernel.fake_world import FakeWorld
 from services.datapath.model import EndpointWant, PolicyMap
 from services.datapath.operations import KernelError, Link, PolicyKey, PolicyValue
 from services.datapath.realise import Realiser

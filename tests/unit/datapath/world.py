@@ -34,7 +34,8 @@ from fairlead.schema.identity import (
 )
 from fairlead.schema.ipam import CLAIMS, Claim
 from fairlead.schema.policy import CIDRS, POLICY_ROWS, CidrRow, CidrRows, Direction, PolicyEntry, PolicyRow
-from services.datapath.kernel.fake import FakeKernel, FakeWorld
+from services.datapath.kernel.fake import FakeKernel
+from services.datapath.kernel.fake_world import FakeWorld
 from services.datapath.service import Datapath
 from services.datapath.settings import DatapathSettings
 from services.datapath.store import Store

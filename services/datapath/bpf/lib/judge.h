@@ -50,6 +50,7 @@ static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p,
 		return NOT_OURS;
 	if (who->source_endpoint)
 		return DROP_INVALID_SOURCE;
+	who->far_flags = 0; /* not what the flow says: its far end may have moved from behind the stack */
 	if (origin == ORIGIN_HOST)
 		who->far_flags = FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST);
 	else if (flow && flow->flags & FLOW_HOST)

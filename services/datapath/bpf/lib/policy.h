@@ -74,9 +74,10 @@ static __always_inline void best_entry(void *table, struct policy_key *key, stru
 	__u16 port_be = key->port_be;
 	__u8 protocol = key->protocol;
 
-	consider(table, key, 7, best);
+	/* port 0 as a key means any port, so it is no more specific than that */
+	consider(table, key, port_be ? 7 : 3, best);
 	key->identity = 0;
-	consider(table, key, 6, best);
+	consider(table, key, port_be ? 6 : 2, best);
 	key->port_be = 0;
 	consider(table, key, 2, best);
 	key->identity = peer;

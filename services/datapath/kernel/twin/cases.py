@@ -1,0 +1,99 @@
+"""Where a frame was met, and what became of it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from services.datapath.kernel.twin.flows import ELSEWHERE, HOST, STACK, Ends
+from services.datapath.kernel.twin.frames import Packet
+from services.datapath.operations import EventKind
+
+
+class Origin(IntEnum):
+    """Which program saw a frame."""
+
+    POD = 0
+    NETWORK = 1
+    HOST = 2
+
+
+class Action(IntEnum):
+    """What became of a frame."""
+
+    DROPPED = 0
+    ENDPOINT = 1
+    STACK = 2
+    NETWORK = 3
+    UNTOUCHED = 4
+    ANSWERED = 5
+    REFUSED = 6
+    """Dropped, and given to the stack so that it tells the sender why."""
+
+
+class Met(NamedTuple):
+    """Where and how a frame was met."""
+
+    origin: Origin
+    ifindex: int = 0
+    ingress_ifindex: int = 0
+    """For frames of the stack: by which device it received them; 0: it made them itself."""
+    vlan: bool = False
+    """The device has taken a VLAN tag off."""
+
+    @property
+    def far(self) -> int:
+        """Return where senders are whose packets are met here."""
+        if self.origin is Origin.HOST:
+            return STACK if self.ingress_ifindex else HOST
+        return ELSEWHERE
+
+
+class Fate(NamedTuple):
+    """What became of one frame."""
+
+    action: Action
+    reason: int = 0
+    endpoint: int = 0
+    """To whom it went, if that is an endpoint."""
+    frame: bytes = b""
+    """As it left; empty when it was dropped and nobody is told."""
+
+
+class Told(NamedTuple):
+    """A report, as far as a verdict is in it."""
+
+    kind: EventKind
+    reason: int
+    direction: int
+    endpoint: int = 0
+    provenance: int = 0
+    source_identity: int = 0
+    destination_identity: int = 0
+
+
+class Route(IntEnum):
+    """What the node's routes say of a destination that is no local endpoint."""
+
+    AWAY = 0
+    NONE = 1
+    OWN_PREFIX = 2
+
+
+class Case(NamedTuple):
+    """A packet in hand, and who both ends are."""
+
+    frame: bytes
+    packet: Packet
+    met: Met
+    ends: Ends
+    source: int
+    """Endpoint number; 0: not here."""
+    destination: int
+    far: int
+    source_identity: int = 0
+    destination_identity: int = 0
+
+    def told(self, kind: EventKind, reason: int, direction: int, endpoint: int, provenance: int = 0) -> Told:
+        """Return a report about the packet."""
+        return Told(kind, reason, direction, endpoint, provenance, self.source_identity, self.destination_identity)

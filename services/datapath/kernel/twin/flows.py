@@ -1,0 +1,92 @@
+"""Flows: who began, until when one is believed, and under which rows it was allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from services.datapath.kernel.twin.frames import ACK, FIN, LATER, RST, SYN, TCP, Packet
+
+End = tuple[bytes, int]
+"""Address and port."""
+FlowKey = tuple[End, End, int]
+"""Both ends, the smaller one first, and the protocol."""
+Stamp = tuple[int, tuple[tuple[int, int], ...]]
+"""The epoch of the addresses, and of each end's endpoint by its number."""
+
+ELSEWHERE, STACK, HOST = 0, 1, 3
+"""Where the far end of a flow is: on the network, behind this node's stack, this node itself."""
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds for which a flow that says nothing is believed."""
+
+    syn_s: float = 60
+    established_s: float = 8000
+    closing_s: float = 10
+    other_s: float = 60
+
+
+class Ends(NamedTuple):
+    """Source and destination of a packet."""
+
+    source: End
+    destination: End
+
+
+class Flow:
+    """One flow, both directions."""
+
+    __slots__ = ("beginner", "closed_by", "endpoints", "established", "far", "packets", "reset", "seen_s", "stamp")
+
+    def __init__(self, beginner: End) -> None:
+        self.beginner = beginner
+        self.stamp: Stamp = (0, ())
+        self.endpoints: Mapping[End, int] = {}
+        """The local endpoint at each end; 0: none."""
+        self.far = ELSEWHERE
+        self.seen_s = 0.0
+        self.established = self.reset = False
+        self.closed_by: frozenset[End] = frozenset()
+        self.packets = [0, 0]
+        """Forward, reply."""
+
+    def alive(self, protocol: int, timeouts: Timeouts, now_s: float) -> bool:
+        """Tell whether it is recent enough to be believed."""
+        limit_s = timeouts.other_s
+        if protocol == TCP:
+            limit_s = timeouts.established_s if self.established else timeouts.syn_s
+            if self.reset or len(self.closed_by) == 2:
+                limit_s = timeouts.closing_s
+        return now_s - self.seen_s <= limit_s
+
+    def begins_anew(self, packet: Packet, sender: End) -> bool:
+        """Tell whether the packet opens another connection between the same ends."""
+        if packet.tcp_flags & (SYN | ACK) != SYN:
+            return False
+        return sender != self.beginner or self.reset or bool(self.closed_by)
+
+    def account(self, packet: Packet, ends: Ends, now_s: float) -> None:
+        """Note a packet that passes."""
+        self.seen_s = now_s
+        self.packets[ends[0] != self.beginner] += 1
+        if packet.protocol != TCP or packet.fragment == LATER:
+            return
+        if not packet.tcp_flags & SYN:
+            self.established = True
+        if packet.tcp_flags & FIN:
+            self.closed_by |= {ends[0]}
+        if packet.tcp_flags & RST:
+            self.reset = True
+
+
+def ends_of(packet: Packet) -> Ends:
+    """Return both ends, the source first."""
+    return Ends((packet.source, packet.ports[0]), (packet.destination, packet.ports[1]))
+
+
+def key_of(ends: Ends, protocol: int) -> FlowKey:
+    """Return by which a flow is found, whoever speaks."""
+    return (*min(ends, ends[::-1]), protocol)

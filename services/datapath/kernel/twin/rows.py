@@ -1,0 +1,105 @@
+"""The rows that the programs read: endpoints, policies, identities of addresses, and the epochs that make changes count."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from fairlead.address import Prefix
+from fairlead.schema.identity import HOST, WORLD
+from services.datapath.kernel.abi import pack_address
+from services.datapath.kernel.twin.flows import Stamp
+from services.datapath.kernel.twin.policy import Policy
+from services.datapath.operations import EndpointEntry, PolicyKey, PolicyValue
+
+_ALL_BITS = 128
+_MAPPED_BITS = 96
+
+
+class Rows:
+    """What user space has told the kernel."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, EndpointEntry] = {}
+        self.endpoint_with: dict[bytes, int] = {}
+        self.policies: dict[int, Policy] = {}
+        self.address_epoch = 0
+        self.epochs: Counter[int] = Counter()
+        self.identities: dict[Prefix, int] = {}
+        self._identities: dict[tuple[int, int], dict[int, int]] = {}
+
+    def show(
+        self,
+        entries: Mapping[int, EndpointEntry],
+        policies: Mapping[int, Mapping[PolicyKey, PolicyValue]],
+        identities: Mapping[Prefix, int],
+    ) -> None:
+        """Make these be the rows, and have judged anew what depends on those that are different."""
+        for endpoint in self.entries.keys() - entries.keys():
+            self.forget_endpoint(endpoint)
+        for endpoint, entry in entries.items():
+            if self.entries.get(endpoint) != entry:
+                self.put_endpoint(entry)
+        for endpoint in self.policies.keys() | policies.keys():
+            known, wanted = self.policies.get(endpoint), policies.get(endpoint, {})
+            if known is None or known.given != wanted:
+                self.put_policy(endpoint, wanted)
+        if dict(identities) != self.identities:
+            self.put_identities(identities)
+
+    def put_endpoint(self, entry: EndpointEntry) -> None:
+        """Write an endpoint; addresses that another one had become its own."""
+        before, had = self._take(entry.endpoint)
+        self.entries[entry.endpoint] = entry
+        has = {pack_address(address) for address in entry.addresses}
+        self.endpoint_with |= dict.fromkeys(has, entry.endpoint)
+        self.epochs[entry.endpoint] += 1
+        # flows between others need not be judged anew when nobody's address or identity is another one
+        if had != has or before is None or before.identity != entry.identity:
+            self.address_epoch += 1
+
+    def forget_endpoint(self, endpoint: int) -> None:
+        """Remove the endpoint and its addresses."""
+        if self._take(endpoint) != (None, set()):
+            self.epochs[endpoint] += 1
+            self.address_epoch += 1
+
+    def _take(self, endpoint: int) -> tuple[EndpointEntry | None, set[bytes]]:
+        """Remove the endpoint's entry and addresses, and return them."""
+        had = {address for address, owner in self.endpoint_with.items() if owner == endpoint}
+        for address in had:
+            del self.endpoint_with[address]
+        return self.entries.pop(endpoint, None), had
+
+    def put_policy(self, endpoint: int, entries: Mapping[PolicyKey, PolicyValue]) -> None:
+        """Make the endpoint's policy be just these entries; its flows are judged anew."""
+        self.policies[endpoint] = Policy(entries)
+        self.epochs[endpoint] += 1
+
+    def put_identities(self, identities: Mapping[Prefix, int]) -> None:
+        """Make these prefixes, and no others, have identities; all flows are judged anew."""
+        found: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
+        for prefix, identity in identities.items():
+            bits = prefix.length + (_MAPPED_BITS if prefix.family == 4 else 0)
+            number = int.from_bytes(pack_address(prefix.address), "big") >> _ALL_BITS - bits
+            found[int(prefix.family), bits][number] = identity
+        self._identities = dict(sorted(found.items(), reverse=True))
+        self.identities = dict(identities)
+        self.address_epoch += 1
+
+    def identity_with(self, address: bytes, family: int) -> int:
+        """Return who an address is that no local endpoint has; who is not known is the world."""
+        number = int.from_bytes(address, "big")
+        for (of_family, bits), known in self._identities.items():
+            if of_family == family and (identity := known.get(number >> _ALL_BITS - bits)):
+                return identity
+        return int(WORLD)
+
+    def stamp(self, *endpoints: int) -> Stamp:
+        """Return the epochs of this moment for a flow between these endpoints (0: none)."""
+        return self.address_epoch, tuple((endpoint, self.epochs[endpoint]) for endpoint in sorted(set(endpoints)))
+
+
+def sender_identity(identity: int) -> int:
+    """Return who an address is as a sender that is not this node: nobody else speaks as the host."""
+    return int(WORLD) if identity == HOST else identity

@@ -1,0 +1,254 @@
+"""Every frame goes to the real programs and to the twin; both must say the same of it, report the same, and remember the same flows."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+
+from fairlead.address import Address, Prefix
+from services.datapath.kernel import abi
+from services.datapath.kernel.linux import Tuning, _jiffies_per_second
+from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
+from services.datapath.kernel.twin.cases import Action, Fate, Met, Origin, Route, Told
+from services.datapath.kernel.twin.flows import End, FlowKey
+from services.datapath.kernel.twin.machine import Machine
+from services.datapath.operations import EndpointEntry
+from tests.fuzz.packets.frames import IPV4, IPV6, Frames, Places
+from tests.fuzz.packets.rows import Both
+from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run
+
+PER_EPISODE = 600
+_CHANGES = 4
+_AGES_S = (25, 100, 9000)
+"""No sum of a few is near a timeout (10, 60 and 8000 s), so that it does not matter how fast this machine is."""
+TUNING = Tuning(
+    flows=65_536,
+    addresses=4096,
+    drop_events_per_second=1 << 30,
+    flow_events_per_second=1 << 30,
+)
+PROGRAMS = {Origin.POD: "from_pod", Origin.NETWORK: "from_network", Origin.HOST: "from_host"}
+_RESULTS = {Action.DROPPED: SHOT, Action.UNTOUCHED: OK}
+_OWN = tuple(Prefix(text) for text in ("10.7.0.0/24", "fd07::/64"))
+_NOT_FORWARDED = ("127.0.0.0/8", "192.0.2.1/32", "192.0.2.255/32", "::1/128", "2001:db8::1/128")
+_OTHERS = {
+    4: (
+        FAR[4],
+        FAR[4],
+        NODE[4],
+        "198.51.100.7",
+        "203.0.113.9",
+        "10.7.0.9",
+        "127.0.0.1",
+        "255.255.255.255",
+        "224.0.0.1",
+    ),
+    6: (FAR[6], FAR[6], NODE[6], "2001:db8:7::7", "2001:db8:9::9", "fd07::9", "::1", "ff02::1", "::ffff:10.7.0.1"),
+}
+
+
+@dataclass
+class Score:
+    """What has been compared."""
+
+    packets: int = 0
+    refused: int = 0
+    """Frames that test-run itself does not take: they end within the IP header."""
+    fates: Counter[str] = field(default_factory=Counter)
+    flows: int = 0
+    let_through: int = 0
+    """Packets that the kernel let pass and the twin's reading of the policy does not."""
+    disagreements: list[str] = field(default_factory=list)
+
+
+def routes() -> dict[Prefix, Route]:
+    """Return what the node of the rig does with destinations that are not behind its default route."""
+    return dict.fromkeys(map(Prefix, _NOT_FORWARDED), Route.NONE) | dict.fromkeys(_OWN, Route.OWN_PREFIX)
+
+
+class Roads:
+    """The node's routes, by packed address."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Route] = {}
+        self._table = routes()
+
+    def __call__(self, destination: bytes) -> Route:
+        if destination not in self._known:
+            address = abi.unpack_address(destination)
+            self._known[destination] = next(
+                (way for prefix, way in self._table.items() if address in prefix), Route.AWAY
+            )
+        return self._known[destination]
+
+
+class Duel:
+    """One rig, its twin, and the seed that the rest comes from."""
+
+    def __init__(self, rig: Rig, seed: int) -> None:
+        self._rig, self._seed = rig, seed
+        self._uplink = socket.if_nametoindex("up0")
+        self._machine = Machine(Roads())
+        entries = {endpoint: rig.entry(endpoint) for endpoint in rig.plugged}
+        third = EndpointEntry(3, self._uplink, 1003, b"\x02\0\0\1\0\3", b"\x02\0\0\2\0\3", _addresses(3), held=False)
+        self._both = Both(rig.kernel, self._machine, entries | {3: third})
+        self._ifindexes = {endpoint: entry.ifindex for endpoint, entry in (entries | {3: third}).items()}
+        self._programs = {origin: rig.program(name) for origin, name in PROGRAMS.items()}
+        self._volleys = {origin: program.volley() for origin, program in self._programs.items()}
+        self._counted = self._counters()
+        self._jiffies = _jiffies_per_second()
+        self.score = Score()
+
+    def close(self) -> None:
+        for program in self._programs.values():
+            program.close()
+
+    def episode(self, number: int, packets: int = PER_EPISODE) -> None:
+        """Begin with new rows and no flows, send frames, change rows on the way, and compare."""
+        chance = Random(f"{self._seed}/{number}")
+        self._forget()
+        self._both.begin(chance)
+        frames = Frames(chance, _places())
+        changes = set(chance.sample(range(packets), _CHANGES)) if packets > _CHANGES else set()
+        for at in range(packets):
+            if at in changes:
+                self._grow_older(chance.choice(_AGES_S)) if chance.random() < 0.2 else self._both.change(chance)
+            self._one(frames.next(), chance.random(), f"episode {number}, packet {at}")
+        self._compare_reports(f"episode {number}")
+        self._compare_flows(f"episode {number}")
+
+    def _grow_older(self, age_s: int) -> None:
+        """Let every flow have been silent for longer."""
+        table = self._rig.kernel._tables.maps["conntrack"]
+        for key, value in table.items().items():
+            seen = int.from_bytes(value[:8], sys.byteorder) - age_s * self._jiffies
+            table.put(key, max(seen, 0).to_bytes(8, sys.byteorder) + value[8:])
+        for flow in self._machine.flows.values():
+            flow.seen_s -= age_s
+
+    def _one(self, frame: bytes, luck: float, name: str) -> None:
+        met = self._met(frame, luck)
+        volley = self._volleys[met.origin]
+        volley.met_at(met.ifindex, met.ingress_ifindex)
+        outcome = volley.run(frame)
+        if outcome is None:
+            self.score.refused += 1
+            return
+        fate = self._machine.meet(frame, met)
+        self.score.packets += 1
+        self.score.fates[_name(fate)] += 1
+        if outcome[0] == _RESULTS.get(fate.action, REDIRECT) and (not fate.frame or outcome[1] == fate.frame):
+            return
+        self.score.let_through += fate.action in {Action.DROPPED, Action.REFUSED}
+        twin = f"twin {fate.action.name} {fate.reason} {fate.frame.hex()}"
+        self._disagree(name, f"{met} {frame.hex()}: {twin}, kernel {outcome[0]} {outcome[1].hex()}")
+
+    def _met(self, frame: bytes, luck: float) -> Met:
+        """Choose where a frame is met: nearly always where its source address lives."""
+        source = frame[26:30] if frame[12:14] == IPV4 else frame[22:38] if frame[12:14] == IPV6 else b""
+        endpoint = source[-1] if source and source[-1] in self._ifindexes and len(source) in {4, 16} else 0
+        if luck < 0.04:
+            endpoint = int(luck * 100)  # 0 to 3, whoever speaks
+        if endpoint:
+            return Met(Origin.POD, self._ifindexes[endpoint])
+        if luck < 0.6:
+            return Met(Origin.NETWORK, self._uplink, self._uplink)
+        return Met(Origin.HOST, self._rig.kernel._host_ifindex, self._uplink if luck < 0.8 else 0)
+
+    def _disagree(self, name: str, what: str) -> None:
+        self.score.disagreements.append(f"{name}: {what}")
+
+    def _compare_reports(self, name: str) -> None:
+        kernel = [
+            Told(e.kind, e.reason, e.direction, e.endpoint, e.provenance, e.source_identity, e.destination_identity)
+            for e in self._rig.take_events()
+        ]
+        twin = self._machine.told
+        if kernel != twin:
+            pairs = enumerate(zip(kernel, twin, strict=False))
+            first = next(((at, *pair) for at, pair in pairs if pair[0] != pair[1]), (len(kernel), len(twin)))
+            self._disagree(name, f"reports differ: {first}")
+        after = self._counters()
+        change = {key: after[key] - self._counted[key] for key in after if after[key] != self._counted[key]}
+        if change != _without_direction(self._machine.counted):
+            self._disagree(name, f"counters differ: kernel {change}, twin {self._machine.counted}")
+        self._counted = after
+
+    def _counters(self) -> Counter[tuple[int, int]]:
+        counters = self._rig.kernel.counters()
+        return _without_direction({(counter.reason, counter.direction): counter.packets for counter in counters})
+
+    def _compare_flows(self, name: str) -> None:
+        kernel = dict(_flow(key, value) for key, value in self._rig.flows().items())
+        flows = self._machine.flows.items()
+        twin = {key: (flow.beginner, *flow.packets, flow.far) for key, flow in flows}
+        self.score.flows += len(twin)
+        for key in kernel.keys() | twin.keys():
+            if kernel.get(key) != twin.get(key):
+                self._disagree(name, f"flow {key}: kernel {kernel.get(key)}, twin {twin.get(key)}")
+
+    def _forget(self) -> None:
+        for name in ("conntrack", "fragments"):
+            table = self._rig.kernel._tables.maps[name]
+            table.delete_all(table.items())
+        self._rig.take_events()
+        self._counted = self._counters()
+        machine = self._machine
+        machine.flows.clear()
+        machine.fragments.clear()
+        machine.told.clear()
+        machine.counted.clear()
+
+
+def _flow(key: bytes, value: bytes) -> tuple[FlowKey, tuple[End, int, int, int]]:
+    """Return a row of the flow table as the twin would have it: key; who began, packets forward and back, where the far end is."""
+    low, high, low_port, high_port, protocol = abi.FLOW_KEY.unpack(key)
+    flow = abi.FLOW.unpack(value)
+    ends = (low, int.from_bytes(low_port, "big")), (high, int.from_bytes(high_port, "big"))
+    return (min(ends), max(ends), protocol), (ends[flow[4] & 1 ^ 1], flow[8], flow[9], flow[4] >> 4 & 3)
+
+
+def _name(fate: Fate) -> str:
+    return f"dropped {fate.reason}" if fate.reason or fate.action is Action.DROPPED else fate.action.name.lower()
+
+
+def _without_direction(counted: dict[tuple[int, int], int]) -> Counter[tuple[int, int]]:
+    """Count what passed without its direction, which says little."""
+    found: Counter[tuple[int, int]] = Counter()
+    for (reason, direction), packets in counted.items():
+        found[reason, direction if reason else 0] += packets
+    return found
+
+
+def _addresses(endpoint: int) -> tuple[Address, ...]:
+    return tuple(Address(pod_address(endpoint, family)) for family in (4, 6))
+
+
+def _places() -> Places:
+    pods = {family: [Address(pod_address(n, family)).packed for n in (1, 2, 3)] for family in (4, 6)}
+    kinds = {4: socket.AF_INET, 6: socket.AF_INET6}
+    return Places(
+        pods, {family: [socket.inet_pton(kinds[family], text) for text in _OTHERS[family]] for family in kinds}
+    )
+
+
+@contextmanager
+def new_duel(seed: int) -> Iterator[Duel]:
+    """Build a node, stay on one processor meanwhile (counters and remembered denials are per processor), and leave nothing."""
+    processors = os.sched_getaffinity(0)
+    with new_rig(TUNING) as rig:
+        for endpoint in rig.plugged:  # the pods themselves keep quiet
+            run("nsenter", f"--net={rig.netns(str(endpoint))}", "ip", "link", "set", "eth0", "down")
+        os.sched_setaffinity(0, {min(processors)})
+        duel = Duel(rig, seed)
+        try:
+            yield duel
+        finally:
+            duel.close()
+            os.sched_setaffinity(0, processors)

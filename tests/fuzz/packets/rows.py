@@ -1,0 +1,131 @@
+"""Policies, identities and endpoints by chance, put into the kernel and into the twin alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from fairlead.address import Address, Prefix
+from services.datapath.kernel import abi
+from services.datapath.kernel.linux import LinuxKernel
+from services.datapath.kernel.twin.machine import Machine
+from services.datapath.operations import EndpointEntry, PolicyKey, PolicyValue
+
+IDENTITIES = (1001, 1002, 1003)
+FAR_IDENTITIES = (2, 2001, (1 << 24) + 5)
+PREFIXES = tuple(Prefix(text) for text in ("198.51.100.0/24", "198.51.0.0/16", "2001:db8:7::/48", "192.0.2.2/32"))
+NODE = tuple(Prefix(text) for text in ("192.0.2.1/32", "2001:db8::1/128"))
+_HOST = 1
+_PROTOCOLS = (6, 6, 17, 132, 1, 58)
+_PORTS = (80, 81, 443, 1000, 0, 0, 0)
+_BLOCKS = ((80, 15), (80, 12), (0, 4), (4096, 4), (992, 11), (1000, 16))
+
+
+@dataclass
+class Rows:
+    """What stands at this moment."""
+
+    entries: dict[int, EndpointEntry] = field(default_factory=dict)
+    policies: dict[int, dict[PolicyKey, PolicyValue]] = field(default_factory=dict)
+    identities: dict[Prefix, int] = field(default_factory=dict)
+
+
+def some_policy(chance: Random) -> dict[PolicyKey, PolicyValue]:
+    """Return a policy; a third of them let nearly everything pass, so that there is something to talk about."""
+    found: dict[PolicyKey, PolicyValue] = {}
+    if chance.random() < 0.35:
+        found |= {PolicyKey(0, 0, 0, direction): _value(chance, deny=0.0) for direction in (0, 1)}
+    blocks: list[PolicyKey] = []
+    for _ in range(chance.randrange(14)):
+        peer, direction = chance.choice((0, 0, 1, *IDENTITIES, *FAR_IDENTITIES)), chance.randrange(2)
+        protocol = chance.choice((0, *_PROTOCOLS, *_PROTOCOLS))
+        key = PolicyKey(peer, chance.choice(_PORTS) if protocol else 0, protocol, direction)
+        if protocol and chance.random() < 0.25:
+            port, bits = chance.choice(_BLOCKS)
+            key = PolicyKey(peer, port, protocol, direction, bits)
+            if any(_overlap(key, other) for other in blocks):
+                continue
+            blocks.append(key)
+        found[key] = _value(chance, deny=0.25)
+    if chance.random() < 0.1:
+        found[PolicyKey(0, 80, 6, chance.randrange(2))] = PolicyValue(proxy_port=15001, provenance=7)
+    return found
+
+
+def _overlap(one: PolicyKey, other: PolicyKey) -> bool:
+    bits = min(one.port_bits, other.port_bits)
+    alike = (one.identity, one.protocol, one.direction) == (other.identity, other.protocol, other.direction)
+    return alike and one.port >> 16 - bits == other.port >> 16 - bits
+
+
+def _value(chance: Random, deny: float) -> PolicyValue:
+    return PolicyValue(
+        deny=chance.random() < deny,
+        precedence=chance.choice((0, 0, 0, 1, 255)),
+        provenance=chance.randrange(1, 1 << 20),
+    )
+
+
+class Both:
+    """The kernel and its twin, told the same."""
+
+    def __init__(self, kernel: LinuxKernel, machine: Machine, entries: dict[int, EndpointEntry]) -> None:
+        self._kernel, self._machine, self._begun = kernel, machine, entries
+        stands = {endpoint: dict.fromkeys(kernel.policy(endpoint), PolicyValue()) for endpoint in entries}
+        self.rows = Rows(policies=stands, identities=kernel.addresses())
+
+    def begin(self, chance: Random) -> None:
+        """Make everything anew."""
+        for endpoint in self._begun:
+            self._put(replace(self._begun[endpoint], identity=IDENTITIES[endpoint - 1]))
+            self._put_policy(endpoint, some_policy(chance))
+        self._put_identities(chance)
+
+    def change(self, chance: Random) -> None:
+        """Change one thing."""
+        endpoint = chance.choice(sorted(self._begun))
+        entry = self.rows.entries.get(endpoint) or self._begun[endpoint]
+        how = chance.random()
+        if how < 0.35:
+            self._put_policy(endpoint, some_policy(chance))
+        elif how < 0.5:
+            self._put(replace(entry, held=not entry.held))
+        elif how < 0.65:
+            self._put(replace(entry, identity=chance.choice(IDENTITIES), ingress_default_deny=chance.randrange(99)))
+        elif how < 0.8:
+            self._put(replace(entry, addresses=self._some_addresses(endpoint, chance)))
+        elif how < 0.9:
+            self._kernel.delete_endpoint(endpoint)
+            self._machine.rows.forget_endpoint(endpoint)
+            self.rows.entries.pop(endpoint, None)
+        else:
+            self._put_identities(chance)
+
+    def _some_addresses(self, endpoint: int, chance: Random) -> tuple[Address, ...]:
+        """Return the endpoint's own addresses or fewer, or those of another one."""
+        mine = self._begun[chance.choice((endpoint, endpoint, chance.choice(sorted(self._begun))))].addresses
+        return mine[: chance.randint(1, len(mine))]
+
+    def _put(self, entry: EndpointEntry) -> None:
+        self._kernel.put_endpoint(entry)
+        self._machine.rows.put_endpoint(entry)
+        self.rows.entries[entry.endpoint] = entry
+
+    def _put_policy(self, endpoint: int, policy: dict[PolicyKey, PolicyValue]) -> None:
+        gone = self.rows.policies.get(endpoint, {}).keys() - policy.keys()
+        by_hand = {key: value for key, value in policy.items() if value.proxy_port}
+        table = self._kernel._tables.policies.table(endpoint)
+        if by_hand and table is not None:  # the datapath itself writes no such entry
+            table.put_all({abi.pack_policy_key(key): abi.pack_policy_value(value) for key, value in by_hand.items()})
+        self._kernel.apply_policy(endpoint, {key: policy[key] for key in policy.keys() - by_hand.keys()}, gone)
+        self._machine.rows.put_policy(endpoint, policy)
+        self.rows.policies[endpoint] = policy
+
+    def _put_identities(self, chance: Random) -> None:
+        wanted = dict.fromkeys(NODE, _HOST)
+        wanted |= {prefix: chance.choice(FAR_IDENTITIES) for prefix in PREFIXES if chance.random() < 0.7}
+        if chance.random() < 0.1:
+            wanted[Prefix("192.0.2.2/32")] = _HOST
+        self._kernel.apply_addresses(wanted, self.rows.identities.keys() - wanted.keys())
+        self._machine.rows.put_identities(wanted)
+        self.rows.identities = wanted
