@@ -8,7 +8,7 @@ from pathlib import Path
 from fairlead.app import App, launch
 from services.datapath import host
 from services.datapath.service import Datapath
-from services.datapath.settings import DatapathSettings
+from services.datapath.settings import DatapathSettings, overlay_of
 from services.datapath.store import Store
 
 _SWITCH_S = 0.0005
@@ -25,11 +25,15 @@ async def serve(settings: DatapathSettings) -> None:
     uplinks = settings.uplinks or host.uplinks()
     addresses = settings.node_addresses or host.addresses(uplinks)
     async with App("datapath", settings) as app:
-        kernel = LinuxKernel(Path(settings.pin_directory), uplinks)
+        overlay = overlay_of(settings, addresses)
+        kernel = LinuxKernel(Path(settings.pin_directory), uplinks, tunnels=overlay)
         store = Store(app.state_dir)
-        surveyor = Surveyor(Path(settings.pin_directory), uplinks)
+        surveyor = Surveyor(Path(settings.pin_directory), uplinks, overlay)
         datapath = Datapath(
-            *(kernel, app.bus, store, settings, app.clock, app.condition), addresses=addresses, inspector=surveyor
+            *(kernel, app.bus, store, settings, app.clock, app.condition),
+            addresses=addresses,
+            inspector=surveyor,
+            overlay=overlay,
         )
         await datapath.begin()
         for name, work in datapath.tasks().items():

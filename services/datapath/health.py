@@ -24,6 +24,7 @@ def conditions(datapath: Datapath, alarm_s: float) -> Iterator[Condition]:
     quiet, found = datapath.breakglass.condition(alarm_s)
     yield "breakglass", quiet, found
     yield _held_deletes(datapath)
+    yield "overlay", not (troubles := datapath.node.tunnels.troubles), _some(troubles)
     yield _state(datapath)
 
 
@@ -49,7 +50,8 @@ def _known(datapath: Datapath) -> Condition:
 
 
 def _held_deletes(datapath: Datapath) -> Condition:
-    counts = datapath.mirrors.held | ({"kernel addresses": n} if (n := len(datapath.node.addresses.held)) else {})
+    held = {"kernel addresses": datapath.node.addresses.held, "tunnels": datapath.node.tunnels.held}
+    counts = datapath.mirrors.held | {name: len(rows) for name, rows in held.items() if rows}
     texts = [f"{count} rows of {name}" for name, count in counts.items()]
     hint = "; make the file `release-held` in the state folder to let them go"
     return "held deletes", not texts, ", ".join(texts) + hint if texts else ""

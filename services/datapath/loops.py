@@ -14,6 +14,7 @@ from services.datapath.node import Node
 from services.datapath.operations import Kernel
 from services.datapath.registration import RegistrationOperations
 from services.datapath.settings import DatapathSettings
+from services.datapath.tunnels import TunnelOperations
 from services.datapath.worker import KernelThread
 
 
@@ -56,6 +57,9 @@ def reconcilers(
             node.addresses.table, AddressOperations(node.addresses, tools.kernel, tools.thread), clock, pace=pace
         ),
         "prefixes": Reconciler(node.prefixes, PrefixOperations(tools.kernel, tools.thread), clock, pace=pace),
+        "tunnels": Reconciler(
+            node.tunnels.table, TunnelOperations(node.tunnels, tools.kernel, tools.thread), clock, pace=pace
+        ),
         "registration": Reconciler(
             node.registration.table,
             RegistrationOperations(tools.bus, node.registration, node.endpoints),

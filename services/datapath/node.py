@@ -27,9 +27,11 @@ from services.datapath.directory import (
 from services.datapath.endpoints import Endpoints
 from services.datapath.explain import End, Subject
 from services.datapath.model import Decision, EndpointRecord, EndpointWant, PolicyMap
+from services.datapath.overlay import Overlay
 from services.datapath.policies import Policies
 from services.datapath.registration import Registration
 from services.datapath.store import Origins, Store
+from services.datapath.tunnels import Tunnels
 
 _LOG = logging.getLogger("datapath.node")
 
@@ -37,7 +39,14 @@ _LOG = logging.getLogger("datapath.node")
 class Node:
     """One node's knowledge, and what it wants of the kernel and of identity."""
 
-    def __init__(self, name: NodeName, addresses: tuple[Address, ...], store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        name: NodeName,
+        addresses: tuple[Address, ...],
+        store: Store,
+        clock: Clock,
+        overlay: Overlay | None = None,
+    ) -> None:
         self.name = name
         self._clock = clock
         self.identities = IdentityBook()
@@ -45,6 +54,7 @@ class Node:
         self.policies = Policies(self.origins.number)
         self.registration = Registration(name, addresses)
         self.addresses = Addresses(clock, store.ages)
+        self.tunnels = Tunnels(overlay)
         self.prefixes: Table[str, tuple[Prefix, ...]] = Table("prefixes")
         self.endpoints = Endpoints(name, store, self, clock)
         self.trace = ""
@@ -136,6 +146,7 @@ class Node:
         """Hear of a node of the fleet."""
         if key != self.name:
             self.addresses.hear(node_source(key, row), row.trace if row else "")
+            self.tunnels.hear(key, row)
 
     async def on_cidrs(self, key: str, row: CidrRows | None) -> None:
         """Hear of the prefixes that policies name."""

@@ -37,11 +37,15 @@ class DropReason(IntEnum):
     UNKNOWN_L3 = 139
     WRITE_ERROR = 141
     UNKNOWN_L4 = 142
+    NO_TUNNEL_KEY = 147
     UNKNOWN_TARGET = 150
     FLOW_TABLE = 155
     INVALID_EXTENSION = 156
     FRAGMENT_TABLE = 157
+    NO_TUNNEL = 160
     FIB = 169
+    INVALID_IDENTITY = 171
+    UNKNOWN_SENDER = 172
     FRAGMENT_NOT_FOUND = 175
     FORBIDDEN_ICMP6 = 176
     POLICY_DENY = 181
@@ -236,6 +240,12 @@ class Kernel(Protocol):
 
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
         """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
+
+    def tunnels(self) -> dict[Prefix, Address]:
+        """Return prefix to the node that has it, as far as both the programs and the node's own stack know the way."""
+
+    def apply_tunnels(self, puts: Mapping[Prefix, Address], deletes: Iterable[Prefix]) -> None:
+        """Change prefix to node, and the way of the node's own stack, then have flows judged anew. An address outside is a node's."""
 
     def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
         """Return what the programs would find for the address, or None (then it is world)."""

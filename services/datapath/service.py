@@ -34,6 +34,7 @@ from services.datapath.loops import Tools, reconcilers
 from services.datapath.model import EndpointRecord
 from services.datapath.node import Node
 from services.datapath.operations import Event, Kernel, PolicyCounters, PolicyKey, PolicyValue
+from services.datapath.overlay import Overlay
 from services.datapath.policies import realised
 from services.datapath.realise import Realiser
 from services.datapath.settings import DatapathSettings
@@ -63,13 +64,14 @@ class Datapath:
         addresses: tuple[Address, ...] = (),
         random: Random | None = None,
         inspector: Inspector | None = None,
+        overlay: Overlay | None = None,
     ) -> None:
         self.name = NodeName(settings.node)
         self._kernel, self._bus, self._store, self._clock, self._report = kernel, bus, store, clock, report
         self._settings = settings
         self._started = asyncio.Event()
         self.kernel_error = "starting"
-        self.node = Node(self.name, addresses, store, clock)
+        self.node = Node(self.name, addresses, store, clock, overlay)
         self.node.registration.labels = settings.node_labels
         self.mirrors = Mirrors(bus, store, clock, self.node)
         self.thread = KernelThread()
@@ -104,7 +106,7 @@ class Datapath:
     def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what has to run for ever, by name."""
         after_start = {
-            **{name: self.reconcilers[name].run for name in ("endpoints", "addresses", "prefixes")},
+            **{name: self.reconcilers[name].run for name in ("endpoints", "addresses", "prefixes", "tunnels")},
             "patrol": self._patrol,
             "flows": self.flows.read,
         }
@@ -153,10 +155,12 @@ class Datapath:
         while True:
             if self.mirrors.addresses_known:
                 self.node.addresses.initialise()
+                self.node.tunnels.table.initialise()
             if self._store.take_release():
                 _LOG.warning("held deletions are released by hand")
                 await self.mirrors.release()
                 self.node.addresses.release()
+                self.node.tunnels.release()
             for condition in conditions(self, self._settings.break_glass_alarm_s):
                 self._report(*condition)
             await self._clock.sleep(_TICK_S)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from fairlead.address import Address
 from fairlead.config import CommonSettings
+from fairlead.errors import InvalidInput
 from fairlead.schema.base import Labels
+from services.datapath.overlay import Overlay
 
 
 class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
@@ -22,6 +24,10 @@ class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
     """This node's own addresses; empty: those of its uplinks."""
     node_labels: Labels = ()
     """Labels of this node, by which host policies (`nodeSelector`) select it; its name is always one: `kubernetes.io/hostname`."""
+    routing: Literal["native", "vxlan", "geneve"] = "native"
+    """How packets travel to other nodes: as they are, or inside a tunnel. The same on every node of the fleet."""
+    overlay_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """UDP port of the tunnels; 0: 8472 for VXLAN, 6081 for Geneve."""
     reconcile_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     """How often everything in the kernel is compared with what should be there."""
     restate_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0
@@ -32,3 +38,14 @@ class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
     """Flow events published on the bus per second at most; more are recorded on the node only."""
     break_glass_alarm_s: Annotated[float, Meta(ge=0)] = 3600.0
     """How long foreign entries that were found keep the health degraded."""
+
+
+def overlay_of(settings: DatapathSettings, addresses: tuple[Address, ...]) -> Overlay | None:
+    """Return how packets travel to other nodes, None: as they are. Raises InvalidInput when tunnels could not find this node."""
+    if settings.routing == "native":
+        return None
+    if not addresses:
+        raise InvalidInput(
+            f"`routing`: {settings.routing} needs an address of this node: set `node_addresses`, or `uplinks` that have some"
+        )
+    return Overlay(settings.routing, addresses, settings.overlay_port)

@@ -49,7 +49,7 @@ class Verification:
 
     async def _look(self) -> set[Difference]:
         self._counts = {}
-        return {*await self._plumbing(), *await self._rows(), *await self._addresses()}
+        return {*await self._plumbing(), *await self._rows(), *await self._addresses(), *await self._tunnels()}
 
     async def _call(self, function: Callable[..., Any], *args: object) -> Any:
         return await self._thread.call(function, *args)
@@ -91,6 +91,12 @@ class Verification:
         want = {prefix: mapped.identity for prefix, mapped in addresses.table.desired().items()}
         self._counts["addresses"] = len(have)
         return verify.address_differences(want, have, addresses.held, whole=addresses.table.initialised)
+
+    async def _tunnels(self) -> list[Difference]:
+        tunnels = self._node.tunnels
+        have = await self._call(self._kernel.tunnels)
+        self._counts["tunnels"] = len(have)
+        return verify.tunnel_differences(tunnels.table.desired(), have, tunnels.held, whole=tunnels.table.initialised)
 
     async def repair_plumbing(self) -> None:
         """Have repaired what no row describes: an endpoint's plumbing by making it again, what all share by starting again."""

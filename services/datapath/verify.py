@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar
 
-from fairlead.address import Prefix
+from fairlead.address import Address, Prefix
 from services.datapath.operations import EndpointEntry, Link, PolicyKey, PolicyValue
 
 K = TypeVar("K")
@@ -68,6 +68,15 @@ def address_differences(
     shown = {prefix: have[prefix] for prefix in have if prefix in want or (whole and prefix not in tolerated)}
     found = _mapping_differences(want, shown, "address")
     return [Difference(f"address {prefix}", problem, text.removeprefix(": ")) for problem, prefix, text in found]
+
+
+def tunnel_differences(
+    want: Mapping[Prefix, Address], have: Mapping[Prefix, Address], tolerated: Collection[Prefix], *, whole: bool
+) -> list[Difference]:
+    """Compare the ways to other nodes' prefixes, as `address_differences` does."""
+    shown = {prefix: have[prefix] for prefix in have if prefix in want or (whole and prefix not in tolerated)}
+    found = _mapping_differences(want, shown, "tunnel")
+    return [Difference(f"tunnel {prefix}", problem, text.removeprefix(": ")) for problem, prefix, text in found]
 
 
 def stranger_differences(known: Collection[int], have: Collection[int]) -> list[Difference]:

@@ -36,7 +36,41 @@ int from_network(struct __sk_buff *skb)
 	return to_pods(skb, ORIGIN_NETWORK);
 }
 
+/*
+ * What the stack sends to other nodes' pods, their routes lead here too. No flow is kept of it: policy has no say in
+ * what a node sends, and what comes back is for the stack.
+ */
+static __always_inline int to_other_nodes(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct verdict v = {.direction = EGRESS, .source_identity = IDENTITY_HOST};
+	struct settings *config;
+	struct tunnel_to *to;
+	__u32 zero = 0;
+	int action = TC_ACT_OK;
+
+	config = settings.lookup(&zero);
+	if (!config || !config->tunnel_ifindex)
+		return TC_ACT_OK;
+	if (skb->protocol == BE16(ETH_P_IP) ? parse_ipv4(skb, &p) : parse_ipv6(skb, &p))
+		return TC_ACT_OK;
+	to = tunnel_to(&p.destination, p.family);
+	if (!to)
+		return TC_ACT_OK;
+	if (skb->ingress_ifindex)
+		v.source_identity = identity_with(&p.source, p.family);
+	if (skb->ingress_ifindex && v.source_identity == IDENTITY_HOST)
+		v.source_identity = IDENTITY_WORLD;
+	v.reason = encapsulate(skb, &to->node, config->tunnel_ifindex, v.source_identity, &action);
+	if (v.reason)
+		return drop(skb, &p, &v);
+	count(skb, 0, EGRESS);
+	return action;
+}
+
 int from_host(struct __sk_buff *skb)
 {
-	return to_pods(skb, ORIGIN_HOST);
+	int action = to_pods(skb, ORIGIN_HOST);
+
+	return action == TC_ACT_OK ? to_other_nodes(skb) : action;
 }

@@ -23,10 +23,12 @@ OLDEST_READER = 1
 """The oldest schema from which, and to which, maps can be moved: since then values have only grown at their ends."""
 
 PIN_PREFIX = "fairlead_"
-PROGRAMS = ("from_pod", "from_network", "from_host")
+PROGRAMS = ("from_pod", "from_network", "from_host", "from_overlay")
 POLICY_ENTRIES = 16384
 POLICY_SIZES = (256, 1024, 4096, POLICY_ENTRIES)
 MAX_ENDPOINTS = 65536
+MAX_TUNNELS = 65536
+"""Prefixes of other nodes, their own addresses among them."""
 GATEWAY_MAC = bytes.fromhex("02666c000001")
 """The host side of every veth pair, and fairlead_host; neighbour.h answers with it."""
 
@@ -108,6 +110,7 @@ def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
         "policy_ranges": MapSpec("array_of_maps", 4, 4, MAX_ENDPOINTS),
         "ipcache": MapSpec("hash", 16, 4, addresses, NO_PREALLOC),
         "ipcache_prefix": MapSpec("lpm_trie", 24, 4, addresses, NO_PREALLOC),
+        "tunnels": MapSpec("lpm_trie", 24, 16, MAX_TUNNELS, NO_PREALLOC),
         "conntrack": MapSpec("lru_hash", FLOW_KEY.size, FLOW.size, flows),
         "fragments": MapSpec("lru_hash", 40, 8, 8192),
         "settings": MapSpec("array", 4, SETTINGS.size, 1),
@@ -223,7 +226,7 @@ def source_text() -> str:
         inside = path.parent if (path.parent / name).exists() else BPF_DIRECTORY
         return expand(inside / name)
 
-    return "\n".join(expand(BPF_DIRECTORY / name) for name in ("pod.c", "host.c")) + "\n"
+    return "\n".join(expand(BPF_DIRECTORY / name) for name in ("pod.c", "host.c", "overlay.c")) + "\n"
 
 
 def source_hash() -> bytes:

@@ -12,6 +12,7 @@ from ipaddress import ip_network
 
 from fairlead.address import Address, Prefix
 from fairlead.schema.identity import WORLD
+from services.datapath.kernel.fake_routes import FakeRoutes
 from services.datapath.kernel.fake_world import FakeWorld, PacketVerdict
 from services.datapath.kernel.twin.cases import Fate, Met
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS, Policy
@@ -34,8 +35,10 @@ _LAST_ENDPOINT = 65535
 _EVENTS_KEPT = 4096
 
 
-class FakeKernel:
+class FakeKernel(FakeRoutes):
     """One process's hold on a FakeWorld."""
+
+    world: FakeWorld
 
     def __init__(self, world: FakeWorld | None = None) -> None:
         self.world = world or FakeWorld()
@@ -143,11 +146,6 @@ class FakeKernel:
             self.world.addresses.pop(prefix, None)
         self.world.addresses.update(puts)
         self.world.log.append(f"apply_addresses +{len(puts)} -{len(gone)}")
-
-    def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
-        """Remember the node's workload prefixes."""
-        self._enter("set_prefixes")
-        self.world.prefixes = tuple(sorted(set(prefixes)))
 
     def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
         """Return the longest prefix that holds the address, and its identity."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fairlead.address import Prefix
 from services.datapath.kernel.abi import unpack_address
+from services.datapath.kernel.fake_routes import FakeWays
 from services.datapath.kernel.twin.cases import Route
 from services.datapath.kernel.twin.machine import Machine
 from services.datapath.kernel.twin.policy import INGRESS
@@ -35,7 +36,7 @@ class PacketVerdict(NamedTuple):
 
 
 @dataclass
-class FakeWorld:
+class FakeWorld(FakeWays):
     """What outlives a process: hand the same world to a second `FakeKernel`, and it adopts what it finds."""
 
     started: bool = False
@@ -44,7 +45,6 @@ class FakeWorld:
     policies: dict[int, dict[PolicyKey, PolicyValue]] = field(default_factory=dict)
     counters: dict[tuple[int, PolicyKey], PolicyCounters] = field(default_factory=dict)
     addresses: dict[Prefix, int] = field(default_factory=dict)
-    prefixes: tuple[Prefix, ...] = ()
     reports: deque[Event] = field(default_factory=deque)
     lost: int = 0
     packets_by_fate: Counter[tuple[int, int]] = field(default_factory=Counter)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import abi, links, loader, plumbing, routes, syscalls
+from services.datapath.kernel import abi, links, loader, overlay, plumbing, routes, syscalls
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.maps import ensure_pin_directory
 from services.datapath.kernel.netlink import Netlink
@@ -31,6 +31,7 @@ from services.datapath.operations import (
     PolicyKey,
     PolicyValue,
 )
+from services.datapath.overlay import Overlay
 
 _CLOCK_MONOTONIC_COARSE = 6
 DEFAULT_PIN_DIRECTORY = Path("/sys/fs/bpf/tc/globals")
@@ -60,11 +61,13 @@ class LinuxKernel:
         pin_directory: Path = DEFAULT_PIN_DIRECTORY,
         uplinks: Sequence[str] = (),
         tuning: Tuning | None = None,
+        tunnels: Overlay | None = None,
     ) -> None:
         links.check_names(uplinks)
         self._directory = pin_directory
         self._uplinks = tuple(uplinks)
         self._tuning = tuning or Tuning()
+        self._overlay = tunnels
         self._tables = Tables(pin_directory, self._tuning.flows, self._tuning.addresses)
         self._programs: dict[str, int] = {}
         self._netlink: Netlink | None = None
@@ -113,6 +116,9 @@ class LinuxKernel:
     def _prepare_host(self) -> None:
         uplinks = [links.find_uplink(self._wire, name) for name in self._uplinks]
         self._mtu_bytes = min((uplink.mtu_bytes for uplink in uplinks), default=1500)
+        if self._overlay is not None:
+            self._mtu_bytes -= self._overlay.overhead_bytes
+        tunnel_ifindex = overlay.ensure(self._wire, self._overlay, self._mtu_bytes)
         self._host_ifindex = links.host_door(self._wire, self._mtu_bytes).ifindex
         tuning, second = self._tuning, _jiffies_per_second()
         self._tables.set_settings(
@@ -128,6 +134,7 @@ class LinuxKernel:
                 closed_flows_per_second=tuning.flow_events_per_second,
                 audits_per_second=tuning.drop_events_per_second,
                 mtu_bytes=self._mtu_bytes,
+                tunnel_ifindex=tunnel_ifindex,
             )
         )
 
@@ -135,6 +142,7 @@ class LinuxKernel:
         """Put the programs where they belong; a filter that has the right one already is left alone."""
         places = dict.fromkeys(self._uplinks, ("from_network", links.INGRESS))
         places[links.HOST_DEVICE] = ("from_host", links.EGRESS)
+        places |= dict.fromkeys(overlay.standing(self._wire), ("from_overlay", links.INGRESS))
         self._tables.migration.catch_up(attached=False)
         for device in links.all_devices(self._wire):
             if links.endpoint_of_interface(device.name) is not None:
@@ -171,7 +179,7 @@ class LinuxKernel:
         wire = self._netlink or Netlink()
         devices = {device.name: device for device in links.all_devices(wire)}
         mine = [name for name in devices if links.endpoint_of_interface(name) is not None]
-        mine += [links.HOST_DEVICE] if links.HOST_DEVICE in devices else []
+        mine += [name for name in (links.HOST_DEVICE, *overlay.DEVICES.values()) if name in devices]
         for name in self._uplinks:
             if name in devices and links.attached(wire, devices[name].ifindex, links.INGRESS) is not None:
                 wire.send([links.detach(devices[name].ifindex, links.INGRESS)])
@@ -246,6 +254,21 @@ class LinuxKernel:
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
         """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
         self._tables.apply_addresses(puts, deletes)
+
+    def tunnels(self) -> dict[Prefix, Address]:
+        """Return prefix to the node that has it, where the stack's route stands too; a route alone leads to `::`, which is no node's."""
+        rows, routed = self._tables.tunnels(), routes.routes(self._wire, routes.TUNNELS)
+        stray = dict.fromkeys(routed - rows.keys(), Address("::"))
+        return {prefix: node for prefix, node in rows.items() if prefix.is_host or prefix in routed} | stray
+
+    def apply_tunnels(self, puts: Mapping[Prefix, Address], deletes: Iterable[Prefix]) -> None:
+        """Change prefix to node, and the way of the node's own stack, then have flows judged anew."""
+        gone = [prefix for prefix in deletes if prefix not in puts]
+        speak = self._overlay.source if self._overlay else lambda _family: None
+        # a node's own addresses have no route here: what carries the tunnels must find its way outside them
+        ways = {prefix: speak(int(prefix.family)) for prefix in puts if not prefix.is_host}
+        self._tables.apply_tunnels(puts, gone)
+        routes.change_tunnels(self._wire, ways, gone, self._host_ifindex)
 
     def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
         """Return what the programs would find for the address, or None (then it is world)."""

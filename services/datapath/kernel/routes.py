@@ -1,16 +1,16 @@
-"""The way from the node's own stack to its pods: a table and a rule of our own; the main table never changes."""
+"""The way from the node's own stack to pods, its own and those behind tunnels: a table and a rule of our own; the main table never changes."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pyroute2.netlink import nlmsg, rtnl
 from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL, fibmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from fairlead.address import Family, Prefix
+from fairlead.address import Address, Family, Prefix
 from services.datapath.kernel import netlink
 from services.datapath.kernel.netlink import Message, Netlink, body
 
@@ -18,6 +18,8 @@ TABLE = 2047
 PRIORITY = 1000
 _PROTOCOL = 88
 """Who made a route or rule, as `ip route` shows it: nobody else uses this number."""
+TUNNELS = 89
+"""The same for routes to the pods of other nodes."""
 _NUMBER_BY_FAMILY = {Family.IPV4: int(socket.AF_INET), Family.IPV6: int(socket.AF_INET6)}
 
 
@@ -34,32 +36,34 @@ def _remove_rule(family: Family) -> Message:
     return Message(rtnl.RTM_DELRULE, _rule(family), "remove rule", fine=netlink.ABSENT | {errno.EAFNOSUPPORT})
 
 
-def _route(prefix: Prefix, ifindex: int) -> nlmsg:
+def _route(prefix: Prefix, ifindex: int, protocol: int = _PROTOCOL, source: Address | None = None) -> nlmsg:
     fields = {
         "family": _NUMBER_BY_FAMILY[prefix.family],
         "dst_len": prefix.length,
-        "proto": _PROTOCOL,
+        "proto": protocol,
         "scope": rtnl.rt_scope["link"],  # IPv6 has no scopes and ignores it
         "type": rtnl.rt_type["unicast"],
     }
-    return body(rtmsg, fields, RTA_DST=str(prefix.address), RTA_OIF=ifindex, RTA_TABLE=TABLE)
+    speaker = {"RTA_PREFSRC": str(source)} if source is not None else {}
+    return body(rtmsg, fields, RTA_DST=str(prefix.address), RTA_OIF=ifindex, RTA_TABLE=TABLE, **speaker)
 
 
 def _add_route(prefix: Prefix, ifindex: int) -> Message:
     return Message(rtnl.RTM_NEWROUTE, _route(prefix, ifindex), f"add route to {prefix}", netlink.SET)
 
 
-def _remove_route(prefix: Prefix, ifindex: int) -> Message:
-    return Message(rtnl.RTM_DELROUTE, _route(prefix, ifindex), f"remove route to {prefix}", fine=netlink.ABSENT)
+def _remove_route(prefix: Prefix, ifindex: int, protocol: int = _PROTOCOL) -> Message:
+    payload = _route(prefix, ifindex, protocol)
+    return Message(rtnl.RTM_DELROUTE, payload, f"remove route to {prefix}", fine=netlink.ABSENT)
 
 
-def routes(wire: Netlink) -> set[Prefix]:
-    """Return the prefixes in our table."""
+def routes(wire: Netlink, protocol: int = _PROTOCOL) -> set[Prefix]:
+    """Return the prefixes in our table: this node's own, or those behind `TUNNELS`."""
     found = set()
     for family, number in _NUMBER_BY_FAMILY.items():
         ask = Message(rtnl.RTM_GETROUTE, body(rtmsg, {"family": number}, RTA_TABLE=TABLE), "list routes")
         for answer in wire.dump(ask):
-            if answer.get_attr("RTA_TABLE") == TABLE and answer["proto"] == _PROTOCOL:
+            if answer.get_attr("RTA_TABLE") == TABLE and answer["proto"] == protocol:
                 anywhere = "0.0.0.0" if family is Family.IPV4 else "::"  # noqa: S104 - nothing listens: a default route
                 found.add(Prefix(f"{answer.get_attr('RTA_DST', anywhere)}/{answer['dst_len']}"))
     return found
@@ -78,7 +82,26 @@ def set_routes(wire: Netlink, prefixes: Iterable[Prefix], ifindex: int) -> None:
     )
 
 
+def change_tunnels(
+    wire: Netlink, puts: Mapping[Prefix, Address | None], deletes: Iterable[Prefix], ifindex: int
+) -> None:
+    """Lead these prefixes of other nodes to the device, the stack speaking from the address given; remove the others."""
+    wire.send(
+        [
+            *(_add_rule(family) for family in sorted({prefix.family for prefix in puts})),
+            *(
+                Message(
+                    rtnl.RTM_NEWROUTE, _route(prefix, ifindex, TUNNELS, source), f"add route to {prefix}", netlink.SET
+                )
+                for prefix, source in puts.items()
+            ),
+            *(_remove_route(prefix, ifindex, TUNNELS) for prefix in deletes),
+        ]
+    )
+
+
 def remove_all(wire: Netlink) -> None:
     """Remove our routes and rules."""
-    wire.send([_remove_route(prefix, 0) for prefix in sorted(routes(wire))])
+    for protocol in (_PROTOCOL, TUNNELS):
+        wire.send([_remove_route(prefix, 0, protocol) for prefix in sorted(routes(wire, protocol))])
     wire.send([_remove_rule(family) for family in Family])

@@ -18,9 +18,10 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from fairlead.address import Prefix
-from services.datapath.kernel import abi, links, netlink, routes, syscalls
+from services.datapath.kernel import abi, links, netlink, overlay, routes, syscalls
 from services.datapath.kernel.netlink import Message, Netlink, body
 from services.datapath.operations import KernelError, Link
+from services.datapath.overlay import Overlay
 from services.datapath.verify import Difference
 
 _MAIN = 254
@@ -31,8 +32,9 @@ _FAMILIES = {4: 2, 6: 10}
 class Surveyor:
     """`verify.Inspector` of the network namespace in which it is called."""
 
-    def __init__(self, pin_directory: Path, uplinks: Sequence[str]) -> None:
+    def __init__(self, pin_directory: Path, uplinks: Sequence[str], tunnels: Overlay | None = None) -> None:
         self._directory = pin_directory
+        self._overlay = tunnels
         self._uplinks = tuple(uplinks)
 
     def node(self, prefixes: Collection[Prefix]) -> list[Difference]:
@@ -42,6 +44,7 @@ class Surveyor:
             for name in self._uplinks:
                 found += self._filter(wire, name, links.INGRESS, "from_network", "uplink filter")
             found += self._filter(wire, links.HOST_DEVICE, links.EGRESS, "from_host", "host filter")
+            found += self._tunnels(wire)
             return [*found, *_routes(wire, prefixes), *_rules(wire, prefixes)]
 
     def endpoint(self, link: Link) -> list[Difference]:
@@ -109,10 +112,14 @@ class Surveyor:
             packed = syscalls.map_lookup(fd, _ZERO, abi.SETTINGS.size) or bytes(abi.SETTINGS.size)
         finally:
             os.close(fd)
-        told = abi.Settings(*abi.SETTINGS.unpack(packed)).host_ifindex
-        if told != device.ifindex:
-            detail = f"should be {device.ifindex}, is {told}"
+        told = abi.Settings(*abi.SETTINGS.unpack(packed))
+        if told.host_ifindex != device.ifindex:
+            detail = f"should be {device.ifindex}, is {told.host_ifindex}"
             yield Difference("settings", "programs look for the host at another device", detail)
+        tunnel = links.find_device(wire, overlay.DEVICES[self._overlay.kind]) if self._overlay else None
+        if told.tunnel_ifindex != (tunnel.ifindex if tunnel else 0):
+            detail = f"should be {tunnel.ifindex if tunnel else 0}, is {told.tunnel_ifindex}"
+            yield Difference("settings", "programs look for tunnels at another device", detail)
 
     # devices and filters
 
@@ -148,6 +155,21 @@ class Surveyor:
             setting = Path(f"/proc/sys/net/{family}/conf/{links.HOST_DEVICE}/forwarding")
             if setting.exists() and setting.read_text().strip() != "1":
                 yield Difference(f"device {links.HOST_DEVICE}", "forwarding is off", str(setting))
+
+    def _tunnels(self, wire: Netlink) -> Iterator[Difference]:
+        wanted = overlay.DEVICES[self._overlay.kind] if self._overlay else ""
+        for name in overlay.standing(wire):
+            if name != wanted:
+                yield Difference(f"device {name}", "device foreign", "the option `routing` asks for no such tunnels")
+        if self._overlay is None:
+            return
+        yield from self._filter(wire, wanted, links.INGRESS, "from_overlay", "tunnel filter")
+        if links.find_device(wire, wanted) is None:
+            return  # told by the filter
+        if wanted not in _up(wire):
+            yield Difference(f"device {wanted}", "device down")
+        if not overlay.fits(wire, self._overlay):
+            yield Difference(f"device {wanted}", "device has another port or mode", f"UDP {self._overlay.udp_port}")
 
     # the endpoint's own side
 

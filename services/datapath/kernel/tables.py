@@ -16,6 +16,7 @@ from services.datapath.kernel.ipcache import AddressTables
 from services.datapath.kernel.maps import Map, open_or_create
 from services.datapath.kernel.migration import Migration, check_schema
 from services.datapath.kernel.policies import PolicyTables
+from services.datapath.kernel.tunnels import TunnelTable
 from services.datapath.operations import EndpointEntry, KernelError, PacketCounter, PolicyKey, PolicyValue
 
 _ZERO = struct.pack("=I", 0)
@@ -182,6 +183,17 @@ class Tables:
         finally:
             if changed:
                 self.bump_addresses()
+
+    def tunnels(self) -> dict[Prefix, Address]:
+        """Return prefix to node."""
+        return TunnelTable(self.maps["tunnels"]).all()
+
+    def apply_tunnels(self, puts: Mapping[Prefix, Address], deletes: Iterable[Prefix]) -> None:
+        """Change prefix to node; then the address epoch, because flows know which node they go to."""
+        try:
+            TunnelTable(self.maps["tunnels"]).change(puts, deletes)
+        finally:
+            self.bump_addresses()
 
     def counters(self) -> list[PacketCounter]:
         """Return the packets per reason and direction, over all processors."""

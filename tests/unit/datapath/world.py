@@ -140,6 +140,7 @@ class TestNode:
         self.kernel = FakeKernel(world)
         self.world = self.kernel.world
         self.conditions: dict[str, tuple[bool, str]] = {}
+        self._overlay: Any = settings.pop("overlay", None)
         self._settings = DatapathSettings(node=NODE, **({"reconcile_s": 600.0} | settings))  # type: ignore[arg-type] # merged
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -156,6 +157,7 @@ class TestNode:
             self._report,
             addresses=(HOST_ADDRESS,),
             random=Random(1),
+            overlay=self._overlay,
         )
         await self.datapath.begin()
         self._tasks = [asyncio.create_task(self._run(work)) for work in self.datapath.tasks().values()]

@@ -88,6 +88,12 @@ struct prefix_key {
 };
 MAP("lpm_trie", struct prefix_key, struct identity_of, ipcache_prefix);
 
+/* Prefix to the node that has it, by its address outside the tunnel: that node's pods, and its own addresses. */
+struct tunnel_to {
+	struct address node;
+};
+MAP("lpm_trie", struct prefix_key, struct tunnel_to, tunnels);
+
 /* One entry per flow, whoever speaks: the smaller end comes first. */
 struct flow_key {
 	struct address low;
@@ -101,8 +107,10 @@ struct flow_key {
 #define FLOW_ESTABLISHED  2 /* TCP: something other than a SYN was seen */
 #define FLOW_LOW_CLOSING  4
 #define FLOW_HIGH_CLOSING 8
-#define FLOW_STACK	  16 /* the far end is behind this node's own stack */
-#define FLOW_HOST	  32 /* the far end is this node itself */
+#define FLOW_STACK	  16					  /* the far end is behind this node's own stack */
+#define FLOW_HOST	  32					  /* the far end is this node itself */
+#define FLOW_OVERLAY	  128					  /* the far end is behind the tunnel to another node */
+#define FLOW_FAR	  (FLOW_STACK | FLOW_HOST | FLOW_OVERLAY) /* where the far end is */
 #define FLOW_MASQUERADED  64 /* outside, the initiator is `nat_address`:`nat_port_be` */
 struct flow {
 	__u64 last_seen; /* jiffies */

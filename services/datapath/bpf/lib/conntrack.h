@@ -59,6 +59,11 @@ static __always_inline bool is_reply(const struct flow *flow, bool from_low)
 	return from_low != !!(flow->flags & FLOW_LOW_BEGAN);
 }
 
+static __always_inline __u32 sender_identity(const struct flow *flow, bool from_low)
+{
+	return is_reply(flow, from_low) ? flow->destination_identity : flow->source_identity;
+}
+
 /* Tell whether the packet opens a connection anew although an entry for its addresses and ports exists. */
 static __always_inline bool reopens(const struct flow *flow, const struct packet *p, bool from_low)
 {

@@ -13,11 +13,15 @@
 #define DROP_UNKNOWN_L3		139 /* neither IPv4, IPv6 nor ARP */
 #define DROP_WRITE_ERROR	141 /* the packet could not be rewritten */
 #define DROP_UNKNOWN_L4		142 /* transport protocol is not TCP, UDP, SCTP or ICMP */
+#define DROP_NO_TUNNEL_KEY	147 /* came by the tunnel's device without a tunnel's header */
 #define DROP_UNKNOWN_TARGET	150 /* address of this node's prefix that no endpoint has */
 #define DROP_FLOW_TABLE		155 /* the flow could not be recorded */
 #define DROP_INVALID_EXTENSION	156 /* IPv6 extension headers are malformed or too many */
 #define DROP_FRAGMENT_TABLE	157 /* the first fragment could not be recorded */
+#define DROP_NO_TUNNEL		160 /* the far end's node is not known any more */
 #define DROP_FIB		169 /* no route */
+#define DROP_INVALID_IDENTITY	171 /* a tunnel may not speak for this node, or for nobody */
+#define DROP_UNKNOWN_SENDER	172 /* tunnel from an address that is no node's */
 #define DROP_FRAGMENT_NOT_FOUND 175 /* first fragment was not seen */
 #define DROP_FORBIDDEN_ICMP6	176 /* neighbour discovery that pods have no use for */
 #define DROP_POLICY_DENY	181 /* a deny entry */

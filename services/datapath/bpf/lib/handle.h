@@ -6,6 +6,7 @@
 #pragma once
 #include "forward.h"
 #include "judge.h"
+#include "tunnel.h"
 
 /* Tell whether the flow's stamp still holds and the packet comes from where the flow's packets come. */
 static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int origin, const struct flow *flow,
@@ -15,7 +16,7 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 	who->destination_endpoint = from_low ? flow->high_endpoint : flow->low_endpoint;
 	who->source = state_of(who->source_endpoint);
 	who->destination = state_of(who->destination_endpoint);
-	who->far_flags = flow->flags & (FLOW_STACK | FLOW_HOST);
+	who->far_flags = flow->flags & FLOW_FAR;
 	if (!who->source || !who->destination)
 		return false;
 	who->epoch =
@@ -28,6 +29,9 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 		return false;
 	if (origin == ORIGIN_HOST)
 		return who->far_flags == (FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST));
+	/* a node whose pod has become another says so before the address map does, or after it */
+	if (origin == ORIGIN_OVERLAY)
+		return who->far_flags == FLOW_OVERLAY && sender_identity(flow, from_low) == p->tunnel_identity;
 	return !who->far_flags;
 }
 
@@ -41,6 +45,8 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int 
 		v.reason = to_endpoint(skb, p, who->destination, origin, &action);
 	else if (who->far_flags & FLOW_STACK)
 		action = to_stack(config);
+	else if (who->far_flags & FLOW_OVERLAY)
+		v.reason = to_tunnel(skb, p, config, flow, who->source->identity, &action);
 	else
 		v.reason = to_network(skb, p, config, flow, &action);
 	if (!v.reason)

@@ -12,6 +12,7 @@
 #include "identity.h"
 #include "policy.h"
 #include "related.h"
+#include "tunnel.h"
 
 #define CONTINUE -1
 #define NOT_OURS 255 /* as a reason: the packet is for somebody else */
@@ -23,6 +24,8 @@ static __always_inline __u32 far_source_identity(struct packet *p, int origin, _
 
 	if (origin == ORIGIN_HOST && far_flags & FLOW_HOST)
 		return IDENTITY_HOST;
+	if (origin == ORIGIN_OVERLAY)
+		return p->tunnel_identity;
 	identity = identity_with(&p->source, p->family);
 	return identity == IDENTITY_HOST ? IDENTITY_WORLD : identity;
 }
@@ -44,6 +47,9 @@ static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p,
 		if (!who->source_endpoint || who->source->ifindex != skb->ifindex)
 			return DROP_INVALID_SOURCE;
 		who->far_flags = flow ? flow->flags & (FLOW_STACK | FLOW_HOST) : 0;
+		if (config->tunnel_ifindex && !who->far_flags && !who->destination_endpoint &&
+		    tunnel_to(&p->destination, p->family))
+			who->far_flags = FLOW_OVERLAY;
 		return 0;
 	}
 	if (!who->destination_endpoint)
@@ -55,6 +61,10 @@ static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p,
 		who->far_flags = FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST);
 	else if (flow && flow->flags & FLOW_HOST)
 		return DROP_INVALID_SOURCE; /* the network does not speak for this node */
+	else if (origin == ORIGIN_OVERLAY)
+		who->far_flags = FLOW_OVERLAY;
+	else if (config->tunnel_ifindex && tunnel_to(&p->source, p->family))
+		return DROP_INVALID_SOURCE; /* nor for what other nodes have: that comes by their tunnels */
 	return 0;
 }
 
@@ -117,7 +127,8 @@ static __always_inline void stamp(struct flow *flow, const struct parties *who, 
 	flow->high_endpoint = from_low ? who->destination_endpoint : who->source_endpoint;
 	flow->source_identity = reply ? v->destination_identity : v->source_identity;
 	flow->destination_identity = reply ? v->source_identity : v->destination_identity;
-	flow->flags = (flow->flags & ~(FLOW_STACK | FLOW_HOST)) | who->far_flags;
+	flow->flags = (flow->flags & ~FLOW_FAR) | who->far_flags;
+	flow->hop_until = 0;
 	flow->epoch = who->epoch;
 }
 

@@ -22,8 +22,9 @@
 #define PROTOCOL_ICMPV6 58
 #define PROTOCOL_SCTP	132
 
-#define IDENTITY_HOST  1
-#define IDENTITY_WORLD 2
+#define IDENTITY_HOST	     1
+#define IDENTITY_WORLD	     2
+#define IDENTITY_REMOTE_NODE 6
 
 #define TCP_FIN 1
 #define TCP_SYN 2
@@ -37,6 +38,7 @@
 #define ORIGIN_POD     0
 #define ORIGIN_NETWORK 1
 #define ORIGIN_HOST    2
+#define ORIGIN_OVERLAY 3
 
 struct packet {
 	struct address source;
@@ -46,6 +48,7 @@ struct packet {
 	__u16 policy_port_be; /* what a policy calls the port: for ICMP the type */
 	__u16 l4_offset;
 	__u32 fragment_id;
+	__u32 tunnel_identity; /* who the sending node says the source is; 0: came by no tunnel */
 	__u8 protocol;
 	__u8 family; /* 4 or 6 */
 	__u8 tcp_flags;

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Attached to tc ingress of the tunnels' device: what other nodes send inside VXLAN or Geneve. Nobody else may use that
+ * device, so what is for nobody here is dropped.
+ */
+#include "lib/parse.h"
+#include "lib/handle.h"
+
+/* What is not for a pod is for this node itself, or for nobody. */
+static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, struct verdict *v)
+{
+	struct settings *config;
+	__u32 zero = 0;
+
+	config = settings.lookup(&zero);
+	v->destination_identity = identity_with(&p->destination, p->family);
+	v->reason = DROP_UNKNOWN_TARGET;
+	if (!config || v->destination_identity != IDENTITY_HOST)
+		return drop(skb, p, v);
+	count(skb, 0, INGRESS);
+	return to_stack(config);
+}
+
+int from_overlay(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct verdict v = {.direction = INGRESS};
+
+	if (skb->vlan_present)
+		return drop_quietly(skb, DROP_VLAN, INGRESS);
+	make_linear(skb, headers_length(skb));
+	if (skb->protocol == BE16(ETH_P_IP))
+		v.reason = parse_ipv4(skb, &p);
+	else if (skb->protocol == BE16(ETH_P_IPV6))
+		v.reason = parse_ipv6(skb, &p);
+	else
+		return drop_quietly(skb, DROP_UNKNOWN_L3, INGRESS);
+	if (!v.reason)
+		v.reason = read_tunnel(skb, &p);
+	if (v.reason)
+		return drop(skb, &p, &v);
+	refine_identity(&p);
+	v.source_identity = p.tunnel_identity;
+	v.endpoint = endpoint_with(&p.destination);
+	if (!v.endpoint)
+		return to_node(skb, &p, &v);
+	v.reason = parse_l4(skb, &p);
+	return v.reason ? drop(skb, &p, &v) : handle(skb, &p, ORIGIN_OVERLAY);
+}
