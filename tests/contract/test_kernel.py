@@ -304,16 +304,3 @@ def test_a_new_flow_is_reported_with_what_allowed_it(bench: Bench, kernel: Kerne
     assert bench.connects((bench.namespace("web"), WEB4), (bench.namespace("db"), DB4), 80)
     flows = [event for event in kernel.events(1.0) if event.kind is EventKind.NEW_FLOW and event.dport == 80]
     assert [(event.endpoint, event.direction, event.provenance) for event in flows] == [(2, INGRESS, 44)]
-
-
-def test_tunnels_are_rows_that_stay(bench: Bench, kernel: Kernel) -> None:
-    near, far = Address("192.0.2.7"), Address("2001:db8::7")
-    rows = {Prefix("10.8.0.0/24"): near, Prefix("fd08::/64"): near, far.prefix: far}
-    kernel.apply_tunnels(rows, ())
-    kernel.apply_tunnels(rows, ())
-    assert kernel.tunnels() == rows
-    again = bench.again()
-    again.start()
-    assert again.tunnels() == rows
-    again.apply_tunnels({Prefix("10.8.0.0/24"): far}, [Prefix("fd08::/64"), Prefix("10.8.0.0/24"), Prefix("fd09::/64")])
-    assert again.tunnels() == {Prefix("10.8.0.0/24"): far, far.prefix: far}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -26,7 +27,7 @@ KINDS = {"vxlan over IPv4": ("vxlan", 4), "vxlan over IPv6": ("vxlan", 6), "gene
 PORTS = {"vxlan": 8472, "geneve": 6081}
 
 
-@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
+@pytest.fixture(scope="module", params=list(KINDS.values()), ids=list(KINDS))
 def world(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     kind, underlay = request.param
     with closing(Netlink()) as wire:
@@ -261,6 +262,28 @@ def test_the_largest_packet_fits_and_a_larger_one_is_cut(fleet: Fleet, family: i
     assert max(map(len, seen)) == 1500 + 14
     run(*ask, "-s", str(largest + 2000), pod_address(2, family))
     run("nsenter", f"--net={fleet.nodes[1].netns('n1')}", *ask[2:], "-s", str(largest + 2000), pod_address(2, family))
+
+
+@families
+def test_who_sends_more_than_fits_is_told(fleet: Fleet, family: int) -> None:
+    """A pod whose device somebody made larger than the way."""
+    pod = ("nsenter", f"--net={fleet.nodes[1].netns('1')}")
+    with fleet.on(1):
+        run("ip", "link", "set", "fl00001", "mtu", "9000")
+    run(*pod, "ip", "link", "set", "eth0", "mtu", "9000")
+    asked = subprocess.run(
+        [*pod, "ping", "-n", "-c1", "-W2", "-M", "do", "-s", "1500", pod_address(2, family)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=10,
+    )
+    with fleet.on(1) as node:
+        node.kernel.plug(node.link(1))
+        assert Drop.TOO_BIG in [event.reason for event in node.kernel.events(2)]
+    run(*pod, "ip", "route", "flush", "cache")
+    run(*pod, "ip", "-6", "route", "flush", "cache")
+    assert f"mtu={mtu_of(fleet)}" in asked.stdout.replace(" = ", "=").replace("mtu: ", "mtu="), asked.stdout
 
 
 def test_flows_go_on_when_the_service_starts_again(fleet: Fleet) -> None:

@@ -112,6 +112,7 @@ async def test_tunnels_stand_in_the_kernel_and_are_repaired(tmp_path: Path) -> N
     await nodes.delete("n2")
     await until(lambda: node.world.tunnels == {})
     await node.stop()
+    assert node.conditions["overlay"] == (True, "")
 
 
 async def test_a_node_that_routes_natively_removes_what_tunnels_left(tmp_path: Path) -> None:
@@ -124,3 +125,4 @@ async def test_a_node_that_routes_natively_removes_what_tunnels_left(tmp_path: P
     await node.start()
     await until(lambda: node.world.tunnels == {})
     await node.stop()
+    assert node.datapath.node.tunnels.table.desired() == {}
