@@ -15,12 +15,11 @@ from typing import Generic, Protocol, TypeVar
 
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError
-from fairlead.table import K, Status, StatusKind, Table, TableRow, V
+from fairlead.table import DONE, K, Status, StatusKind, Table, TableRow, V
 
 V_contra = TypeVar("V_contra", contravariant=True)
 _LOG = logging.getLogger("fairlead.reconcile")
 _FOREVER_S = 3600.0
-_DONE = Status(StatusKind.DONE)
 
 
 class Operations(Protocol[K, V_contra]):
@@ -85,16 +84,8 @@ class Reconciler(Generic[K, V]):
 
     async def settle_due(self) -> None:
         """Work on everything that is due now, until nothing is."""
-        while due := self._table.due(self._clock.monotonic_s()):
-            for doomed in (True, False):
-                await self._work_through([row for row in due if row.doomed is doomed])
-
-    async def _work_through(self, rows: Sequence[TableRow[K, V]]) -> None:
-        for start in range(0, len(rows), self._pace.batch):
-            batch = rows[start : start + self._pace.batch]
-            fresh = [row for row in batch if self._table.is_current(row)]  # others come again, with their newer value
-            if fresh:
-                await self._work(fresh)
+        while due := self._table.due(self._clock.monotonic_s(), self._pace.batch):
+            await self._work([row for row in due if row.doomed is due[0].doomed])
 
     async def prune(self) -> None:
         """Compare the world with the table now, if the table is initialised."""
@@ -128,7 +119,7 @@ class Reconciler(Generic[K, V]):
 
     def _status(self, row: TableRow[K, V], hindrance: str | None) -> Status:
         if hindrance is None:
-            return _DONE
+            return DONE
         attempts = row.status.attempts + 1
         retry_at_s = self._clock.monotonic_s() + self._pace.pause_s(attempts, self._random)
         return Status(StatusKind.FAILED, hindrance, attempts, retry_at_s)

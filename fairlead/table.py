@@ -4,15 +4,17 @@ Whoever wants something puts a row and walks away; a `fairlead.reconcile.Reconci
 accepted only for the revision it was computed from, so a row that changed meanwhile stays pending. A removed row stays as doomed
 until its removal is done. `initialised` says that the whole desired state is known: only then may anything be pruned.
 
+Most rows of a large table are done and stay so: only their value is kept. What is more to say of a row is kept while there is work on it.
+
 Tables belong to one event loop; they do no I/O and know no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Generic, TypeVar
+from itertools import chain, islice
+from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -26,8 +28,7 @@ class StatusKind(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """How the realisation of a row stands; `retry_at_s` is monotonic and means something for failed rows only."""
 
     kind: StatusKind = StatusKind.PENDING
@@ -36,14 +37,16 @@ class Status:
     retry_at_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TableRow(Generic[K, V]):
+PENDING, DONE = Status(), Status(StatusKind.DONE)
+
+
+class TableRow(NamedTuple, Generic[K, V]):
     """One desired object. `doomed` rows are to be removed from the world, and then leave the table."""
 
     key: K
     value: V
     revision: int
-    status: Status = Status()
+    status: Status = PENDING
     doomed: bool = False
 
 
@@ -53,9 +56,12 @@ class Table(Generic[K, V]):
     def __init__(self, name: str) -> None:
         self.name = name
         self.initialised = False
-        self._rows: dict[K, TableRow[K, V]] = {}
-        self._open: set[K] = set()
-        self._failed: set[K] = set()
+        self._desired: dict[K, V] = {}
+        self._doomed: dict[K, V] = {}
+        self._open: dict[K, int] = {}
+        """The revision of each wish that is not done, oldest first; wishes that came together share one."""
+        self._failed: dict[K, Status] = {}
+        """How it went with open rows that could not be made real."""
         self._revision = 0
         self._listeners: list[Callable[[], None]] = []
 
@@ -65,44 +71,50 @@ class Table(Generic[K, V]):
 
     def get(self, key: K) -> TableRow[K, V] | None:
         """Return the row, doomed ones too, or None."""
-        return self._rows.get(key)
+        doomed = key in self._doomed
+        if not doomed and key not in self._desired:
+            return None
+        value = self._doomed[key] if doomed else self._desired[key]
+        revision = self._open.get(key)
+        if revision is None:
+            return TableRow(key, value, 0, DONE)
+        return TableRow(key, value, revision, self._failed.get(key, PENDING), doomed)
 
     def __iter__(self) -> Iterator[TableRow[K, V]]:
         """Iterate over all rows, doomed ones too."""
-        return iter(tuple(self._rows.values()))
+        return iter([row for key in (*self._desired, *self._doomed) if (row := self.get(key)) is not None])
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._desired) + len(self._doomed)
 
     def desired(self) -> dict[K, V]:
         """Return what should be: every row that is not doomed."""
-        return {key: row.value for key, row in self._rows.items() if not row.doomed}
+        return self._desired.copy()
 
     def put(self, key: K, value: V) -> bool:
         """Want `value` under `key`; False when that is wanted already."""
-        row = self._rows.get(key)
-        if row is not None and not row.doomed and row.value == value:
-            return False
-        self._store(key, value, doomed=False)
-        self._tell()
-        return True
+        return self.put_all({key: value}) > 0
+
+    def put_all(self, rows: Mapping[K, V]) -> int:
+        """Want all these values under their keys; return how many were not wanted already."""
+        new = {key: value for key, value in rows.items() if key not in self._desired or self._desired[key] != value}
+        for key in new.keys() & self._doomed.keys():
+            del self._doomed[key]
+        self._desired.update(new)
+        self._reopen(new)
+        return len(new)
 
     def remove(self, key: K) -> bool:
         """Want nothing under `key`; False when that is so already."""
-        row = self._rows.get(key)
-        if row is None or row.doomed:
+        if key not in self._desired:
             return False
-        self._store(key, row.value, doomed=True)
-        self._tell()
+        self._doomed[key] = self._desired.pop(key)
+        self._reopen((key,))
         return True
 
     def touch(self, keys: Iterable[K]) -> None:
         """Have these rows realised again, for instance because the world drifted or what hindered them is gone."""
-        for key in keys:
-            row = self._rows.get(key)
-            if row is not None:
-                self._store(key, row.value, doomed=row.doomed)
-        self._tell()
+        self._reopen([key for key in keys if key in self._desired or key in self._doomed])
 
     def initialise(self) -> None:
         """Tell that every row that should be there is there."""
@@ -110,44 +122,40 @@ class Table(Generic[K, V]):
             self.initialised = True
             self._tell()
 
-    def due(self, now_s: float) -> list[TableRow[K, V]]:
-        """Return the rows to work on now: pending ones, and failed ones whose time has come; doomed ones first."""
-        late = {key for key in self._failed if self._rows[key].status.retry_at_s <= now_s}
-        rows = [self._rows[key] for key in (self._open | late)]
-        return sorted(rows, key=lambda row: (not row.doomed, row.revision))
+    def due(self, now_s: float, most: int | None = None) -> list[TableRow[K, V]]:
+        """Return the rows to work on now, at most so many: pending ones, and failed ones whose time has come; doomed ones first."""
+        ordered = chain(self._doomed, (key for key in self._open if key not in self._doomed))
+        ripe = (key for key in ordered if key not in self._failed or self._failed[key].retry_at_s <= now_s)
+        return [row for key in islice(ripe, most) if (row := self.get(key)) is not None]
 
     def next_due_s(self) -> float | None:
         """Return when the first failed row may be tried again; None without failed rows."""
-        return min((self._rows[key].status.retry_at_s for key in self._failed), default=None)
+        return min((status.retry_at_s for status in self._failed.values()), default=None)
 
     def failed(self) -> dict[K, str]:
         """Return what stands in the way, by key."""
-        return {key: self._rows[key].status.detail for key in self._failed}
-
-    def is_current(self, row: TableRow[K, V]) -> bool:
-        """Tell whether the row is still what is wanted."""
-        now = self._rows.get(row.key)
-        return now is not None and now.revision == row.revision
+        return {key: status.detail for key, status in self._failed.items()}
 
     def settle(self, row: TableRow[K, V], status: Status) -> bool:
         """Record what became of `row`; False when the row has changed since, and stays pending."""
-        if not self.is_current(row):
+        if self._open.get(row.key) != row.revision:
             return False
-        self._open.discard(row.key)
-        self._failed.discard(row.key)
-        if row.doomed and status.kind is StatusKind.DONE:
-            del self._rows[row.key]
-            return True
         if status.kind is StatusKind.FAILED:
-            self._failed.add(row.key)
-        self._rows[row.key] = replace(row, status=status)
+            self._failed[row.key] = status
+            return True
+        self._failed.pop(row.key, None)
+        del self._open[row.key]
+        self._doomed.pop(row.key, None)
         return True
 
-    def _store(self, key: K, value: V, *, doomed: bool) -> None:
+    def _reopen(self, keys: Collection[K]) -> None:
         self._revision += 1
-        self._rows[key] = TableRow(key, value, self._revision, doomed=doomed)
-        self._failed.discard(key)
-        self._open.add(key)
+        for key in keys:
+            self._failed.pop(key, None)
+            self._open.pop(key, None)  # a newer wish is the last in the row
+            self._open[key] = self._revision
+        if keys:
+            self._tell()
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -18,7 +18,7 @@ from fairlead.schema.identity import (
     RegisterNode,
     WithdrawEndpoint,
 )
-from fairlead.table import Status, StatusKind, Table
+from fairlead.table import DONE, Table
 from services.datapath.endpoints import Endpoints
 from services.datapath.model import EndpointRecord
 
@@ -54,7 +54,7 @@ class Registration:
         self.table.put(record.endpoint, self._withdrawal(record) if record.detached else self._registration(record))
         row = self.table.get(record.endpoint)
         if row is not None and record.is_registered and not record.detached:
-            self.table.settle(row, Status(StatusKind.DONE))
+            self.table.settle(row, DONE)
 
     def _registration(self, record: EndpointRecord) -> RegisterEndpoint:
         return RegisterEndpoint(
