@@ -115,7 +115,7 @@ class Prefix(str):
     @property
     def is_host(self) -> bool:
         """Tell whether the prefix holds exactly one address."""
-        return self.length == self.family.bits
+        return self.endswith("/128") or (self.endswith("/32") and ":" not in str(self))
 
     @property
     def address(self) -> Address:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from fairlead import codec
 from fairlead.errors import Denied
 from fairlead.schema.base import BucketSpec, Message, NodeName, Row, Topic
 
@@ -50,10 +51,22 @@ def check_speaker(route: Route, subject: str, ask: Message) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Changed(Generic[V]):
-    """A row of the bucket has this value now."""
+    """A row of the bucket has this value now. It is read when somebody asks for it: most rows of a listing are known already."""
 
     key: str
-    row: V
+    data: bytes
+    """Its MessagePack form; equal rows have equal forms."""
+    kind: type[V]
+
+    @classmethod
+    def to(cls, key: str, row: V) -> Changed[V]:
+        """Return the event for this row."""
+        return cls(key, codec.encode(row), type(row))
+
+    @property
+    def row(self) -> V:
+        """Return the row. Raises InvalidInput when it cannot be read."""
+        return codec.decode(self.data, self.kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,7 @@ class MemoryBucket(Generic[V]):
         yield Restarted()
         for key, data in list(self._hub.tables.get(self.spec.name, {}).items()):
             if wanted is None or key in wanted:
-                yield Changed(key, codec.decode(data, self.spec.row))
+                yield Changed(key, data, self.spec.row)
         complete = self.spec.name in self._hub.complete
         yield Synced(complete=complete)
         while True:
@@ -221,4 +221,4 @@ class MemoryBucket(Generic[V]):
                     yield Synced(complete=True)
                 complete = True
             elif wanted is None or key in wanted:
-                yield Deleted(key) if change is None else Changed(key, codec.decode(change, self.spec.row))
+                yield Deleted(key) if change is None else Changed(key, change, self.spec.row)

@@ -18,6 +18,8 @@ from fairlead.errors import FairleadError, InvalidInput
 T = TypeVar("T")
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_FILE_BYTES = 1 << 30
+"""For files that this process wrote itself."""
 _MAX_ITEMS = 1_000_000
 
 
@@ -55,8 +57,7 @@ def from_builtins(value: object, kind: type[T], *, strict: bool = True) -> T:
 
 def encode(message: object) -> bytes:
     """Return the MessagePack form of `message`; equal messages give equal bytes."""
-    packed: bytes = msgpack.packb(to_builtins(message), use_bin_type=True)
-    return packed
+    return pack(to_builtins(message))
 
 
 def encode_json(message: object) -> bytes:
@@ -64,15 +65,27 @@ def encode_json(message: object) -> bytes:
     return json.dumps(to_builtins(message), sort_keys=True, separators=(",", ":")).encode()
 
 
-def decode(data: bytes, kind: type[T], *, content_type: str = "") -> T:
+def pack(value: object) -> bytes:
+    """Return the MessagePack form of a plain value: dicts, lists, numbers, text, bytes."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def pack_map_header(size: int) -> bytes:
+    """Return what stands before the keys and values of a map, for maps that are written piece by piece."""
+    packed: bytes = msgpack.Packer().pack_map_header(size)
+    return packed
+
+
+def decode(data: bytes, kind: type[T], *, content_type: str = "", max_bytes: int = MAX_MESSAGE_BYTES) -> T:
     """Return the `kind` in `data`, MessagePack or JSON. Raises InvalidInput naming the field."""
-    return from_builtins(unpack(data, content_type=content_type), kind)
+    return from_builtins(unpack(data, content_type=content_type, max_bytes=max_bytes), kind)
 
 
-def unpack(data: bytes, *, content_type: str = "") -> Any:
+def unpack(data: bytes, *, content_type: str = "", max_bytes: int = MAX_MESSAGE_BYTES) -> Any:
     """Return the plain value in `data`; CloudEvents envelopes (structured mode) are opened. Raises InvalidInput."""
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise InvalidInput(f"the message has {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are accepted: split it")
+    if len(data) > max_bytes:
+        raise InvalidInput(f"the message has {len(data)} bytes; at most {max_bytes} are accepted: split it")
     if not data:
         return {}
     is_json = "json" in content_type or (not content_type and data[:1] in b"{[")

@@ -8,13 +8,13 @@ once: those are `held` until a person or the owner speaks. Rows with an older re
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from fairlead import codec
@@ -34,6 +34,41 @@ OnChange = Callable[[str, V | None], Awaitable[None]]
 """Called with the key and the new row, or None when the row is gone."""
 
 
+class Rows(Mapping[str, V]):
+    """Rows by key: as the owner packed them, and read."""
+
+    def __init__(self, kind: type[V], *, lazily: bool) -> None:
+        self.packed: dict[str, bytes] = {}
+        self._kind = kind
+        self.lazily = lazily
+        self._read: dict[str, V] = {}
+
+    def __getitem__(self, key: str) -> V:
+        """Return the row. Raises KeyError, and InvalidInput when it cannot be read."""
+        row = self._read.get(key)
+        if row is None:
+            row = codec.decode(self.packed[key], self._kind)
+            self.put(key, self.packed[key], row)
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.packed)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def put(self, key: str, data: bytes, row: V) -> None:
+        """Have the row, which `data` is the packed form of."""
+        self.packed[key] = data
+        if not self.lazily:
+            self._read[key] = row
+
+    def drop(self, key: str) -> bool:
+        """Forget the row; False when there was none."""
+        self._read.pop(key, None)
+        return self.packed.pop(key, None) is not None
+
+
 class Mirror(Generic[V]):
     """The rows of a bucket as this process knows them."""
 
@@ -45,13 +80,15 @@ class Mirror(Generic[V]):
         cache: Path | None = None,
         clock: Clock = SYSTEM,
         keys: set[str] | None = None,
+        lazily: bool = False,
     ) -> None:
+        """Follow `keys` or, if None, all. `lazily`: rows are large and seldom asked for, and are read anew each time."""
         self._bucket = bucket
         self._on_change = on_change
         self._cache = cache
         self._clock = clock
         self._keys = keys
-        self._rows: dict[str, V] = {}
+        self._rows: Rows[V] = Rows(bucket.spec.row, lazily=lazily)
         self._seen: set[str] = set()
         self._listing = False
         self._wanted = asyncio.Event()
@@ -67,7 +104,7 @@ class Mirror(Generic[V]):
     @property
     def rows(self) -> Mapping[str, V]:
         """Return the rows by key; a live read-only view."""
-        return MappingProxyType(self._rows)
+        return self._rows
 
     @property
     def keys(self) -> frozenset[str] | None:
@@ -80,6 +117,24 @@ class Mirror(Generic[V]):
         if wanted != self._keys:
             self._keys = wanted
             self._wanted.set()
+
+    async def recall(self) -> None:
+        """Tell of every row of the copy on disk."""
+        for key, row in self._readable():
+            if self._on_change:
+                await self._on_change(key, row)
+
+    def _readable(self) -> Iterator[tuple[str, V]]:
+        """Yield the rows of the copy on disk. One that cannot be read is dropped, and then not all is known."""
+        for key in tuple(self._rows):
+            try:
+                row = self._rows[key]
+            except FairleadError as error:
+                _LOG.warning("%s: row %s cannot be read (%s): going on without it", self._cache, key, error.message)
+                self._rows.drop(key)
+                self.complete = False
+            else:
+                yield key, row
 
     async def release_held(self) -> None:
         """Let go of the held rows, because a person said so."""
@@ -110,8 +165,8 @@ class Mirror(Generic[V]):
 
     async def _apply(self, event: object) -> None:
         match event:
-            case Changed(key=key, row=row):
-                await self._put(key, row)
+            case Changed(key=key, data=data):
+                await self._put(key, data)
             case Deleted(key=key):
                 self._seen.discard(key)
                 await self._drop(key)
@@ -122,18 +177,25 @@ class Mirror(Generic[V]):
             case _:
                 pass  # a listing that nobody vouches for proves nothing
 
-    async def _put(self, key: str, row: V) -> None:
+    async def _put(self, key: str, data: bytes) -> None:
         self._seen.add(key)
         self.held -= {key}
+        if self._rows.packed.get(key) == data:
+            return
+        try:
+            row = codec.decode(data, self._bucket.spec.row)
+        except FairleadError as error:
+            _LOG.error("%s: row %s cannot be read and is ignored: %s", self._bucket.spec.name, key, error.message)
+            return
         known = self._rows.get(key)
         if known is not None and (row == known or row.revision < known.revision):
             return
-        self._rows[key] = row
+        self._rows.put(key, data, row)
         await self._tell(key, row)
 
     async def _drop(self, key: str) -> None:
         self.held -= {key}
-        if self._rows.pop(key, None) is not None:
+        if self._rows.drop(key):
             await self._tell(key, None)
 
     async def _finish_listing(self) -> None:
@@ -168,11 +230,13 @@ class Mirror(Generic[V]):
     def _save(self) -> None:
         if self._cache is None or not (self.complete or self._rows):
             return
-        value = {"complete": self.complete, "rows": {key: codec.to_builtins(row) for key, row in self._rows.items()}}
+        rows = self._rows.packed.copy()
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         partial = self._cache.with_suffix(".tmp")
         with partial.open("wb") as file:
-            file.write(codec.encode(value))
+            file.write(codec.pack_map_header(2) + codec.pack("complete") + codec.pack(self.complete))
+            file.write(codec.pack("rows") + codec.pack_map_header(len(rows)))
+            file.writelines(codec.pack(part) for row in rows.items() for part in row)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._cache)
@@ -181,9 +245,14 @@ class Mirror(Generic[V]):
         if self._cache is None or not self._cache.exists():
             return
         try:
-            value = codec.unpack(self._cache.read_bytes())
-            self._rows = {key: codec.from_builtins(row, self._bucket.spec.row) for key, row in value["rows"].items()}
+            value = codec.unpack(self._cache.read_bytes(), max_bytes=codec.MAX_FILE_BYTES)
+            for key, data in value["rows"].items():
+                self._rows.packed[key] = (
+                    data if isinstance(data, bytes) else codec.pack(data)
+                )  # once they were not packed
             self.complete = bool(value["complete"])
+            if not self._rows.lazily:
+                collections.deque(self._readable(), maxlen=0)
         except (FairleadError, KeyError, TypeError, AttributeError, OSError) as error:
             _LOG.warning("%s cannot be read (%s): starting without it", self._cache, error)
 

@@ -33,7 +33,7 @@ from fairlead.bus import BucketEvent, Changed, Deleted, Restarted, Synced
 from fairlead.bus_nats import wire
 from fairlead.bus_nats.link import ABSENT, Link
 from fairlead.clock import SYSTEM
-from fairlead.errors import FairleadError, Unavailable
+from fairlead.errors import InvalidInput, Unavailable
 from fairlead.schema.base import BucketSpec, Row
 
 V = TypeVar("V", bound=Row)
@@ -120,7 +120,10 @@ class NatsBucket(Generic[V]):
         async with contextlib.aclosing(self._listing(None)) as events:
             async for event in events:
                 if isinstance(event, Changed):
-                    rows[event.key] = event.row
+                    try:
+                        rows[event.key] = event.row
+                    except InvalidInput as error:
+                        _LOG.error("bucket %s: row %s cannot be read: %s", self.spec.name, event.key, error.message)
                 elif isinstance(event, Synced):
                     break
         return rows
@@ -223,11 +226,7 @@ class NatsBucket(Generic[V]):
             return Synced(complete=True) if newly and position.synced else None
         if wire.header(message, _OPERATION) or wire.header(message, "Nats-Marker-Reason"):
             return Deleted(key)
-        try:
-            return Changed(key, codec.decode(message.data, self.spec.row))
-        except FairleadError as error:
-            _LOG.error("bucket %s: row %s cannot be read and is ignored: %s", self.spec.name, key, error.message)
-            return None
+        return Changed(key, message.data, self.spec.row)
 
     def _absent(self, error: BaseException) -> Unavailable:
         return Unavailable(f"bucket {self.spec.name}: the hub does not answer ({error or type(error).__name__})")

@@ -18,7 +18,6 @@ class Mirrors:
     """What the bus says, as far as this node follows it."""
 
     def __init__(self, bus: Bus, store: Store, clock: Clock, node: Node) -> None:
-        self._node = node
         self.identities = Mirror(
             bus.bucket(IDENTITIES), on_change=node.on_identity, cache=store.cache(IDENTITIES.name), clock=clock
         )
@@ -28,9 +27,14 @@ class Mirrors:
             cache=store.cache(POLICY_ROWS.name),
             clock=clock,
             keys=set(),
+            lazily=True,
         )
         self.addresses = Mirror(
-            bus.bucket(ADDRESSES), on_change=node.on_group, cache=store.cache(ADDRESSES.name), clock=clock
+            bus.bucket(ADDRESSES),
+            on_change=node.on_group,
+            cache=store.cache(ADDRESSES.name),
+            clock=clock,
+            lazily=True,
         )
         self.nodes = Mirror(bus.bucket(NODES), on_change=node.on_node, cache=store.cache(NODES.name), clock=clock)
         self.cidrs = Mirror(bus.bucket(CIDRS), on_change=node.on_cidrs, cache=store.cache(CIDRS.name), clock=clock)
@@ -44,18 +48,8 @@ class Mirrors:
 
     async def recall(self) -> None:
         """Tell the node what the copies on disk hold."""
-        for key, identity in self.identities.rows.items():
-            await self._node.on_identity(key, identity)
-        for key, policy in self.policy.rows.items():
-            await self._node.on_policy(key, policy)
-        for key, cidrs in self.cidrs.rows.items():
-            await self._node.on_cidrs(key, cidrs)
-        for key, node in self.nodes.rows.items():
-            await self._node.on_node(key, node)
-        for key, group in self.addresses.rows.items():
-            await self._node.on_group(key, group)
-        for key, claim in self.claims.rows.items():
-            await self._node.on_claim(key, claim)
+        for mirror in (self.identities, self.policy, self.cidrs, self.nodes, self.addresses, self.claims):
+            await mirror.recall()
 
     def host(self, identities: set[int]) -> None:
         """Follow the policy of just these identities."""

@@ -26,7 +26,7 @@ class Waiting:
         self._hosting = Hosting()
         self._heard = asyncio.Event()
         self.realised = Mirror(bus.bucket(REALISED), on_change=self._on_realised, clock=clock)
-        self.addresses = Mirror(bus.bucket(ADDRESSES), on_change=self._on_addresses, clock=clock)
+        self.addresses = Mirror(bus.bucket(ADDRESSES), on_change=self._on_addresses, clock=clock, lazily=True)
 
     async def _on_addresses(self, group: str, row: AddressGroup | None) -> None:
         self._hosting.take(group, row)

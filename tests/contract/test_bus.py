@@ -191,12 +191,12 @@ async def test_a_bucket_is_listed_then_followed(pair: tuple[Bus, Bus]) -> None:
     async with contextlib.aclosing(second.bucket(CLAIMS).watch()) as events:
         assert [await next_event(events) for _ in range(3)] == [
             Restarted(),
-            Changed("n1", claim("n1")),
+            Changed.to("n1", claim("n1")),
             Synced(complete=True),
         ]
         await bucket.put("n2", claim("n2"))
         await bucket.delete("n1")
-        assert [await next_event(events) for _ in range(2)] == [Changed("n2", claim("n2")), Deleted("n1")]
+        assert [await next_event(events) for _ in range(2)] == [Changed.to("n2", claim("n2")), Deleted("n1")]
     assert await second.bucket(CLAIMS).rows() == {"n2": claim("n2")}
     assert await second.bucket(CLAIMS).get("n1") is None
     assert await second.bucket(CLAIMS).get("n2") == claim("n2")
@@ -214,7 +214,7 @@ async def test_a_watch_of_some_keys_hears_only_them(pair: tuple[Bus, Bus]) -> No
         assert [await next_event(events) for _ in range(2)] == [Restarted(), Synced(complete=False)]
         await bucket.put("n1", claim("n1"))
         await bucket.put("n2", claim("n2"))
-        assert await next_event(events) == Changed("n2", claim("n2"))
+        assert await next_event(events) == Changed.to("n2", claim("n2"))
 
 
 async def test_ensure_returns_the_same_incarnation_while_the_bucket_lives(pair: tuple[Bus, Bus]) -> None:
@@ -231,17 +231,17 @@ async def test_a_watch_survives_the_hub_and_the_bucket(tmp_path: Path) -> None:
             await until_joined(bus)
             await bucket.put("n1", claim("n1"))
             async with contextlib.aclosing(bucket.watch()) as events:
-                assert [await next_event(events) for _ in range(2)] == [Restarted(), Changed("n1", claim("n1"))]
+                assert [await next_event(events) for _ in range(2)] == [Restarted(), Changed.to("n1", claim("n1"))]
                 assert isinstance(await next_event(events), Synced)
                 server.kill()
                 server.start()
                 await until_joined(bus)
                 await bucket.put("n2", claim("n2"))
-                assert await next_event(events) == Changed("n2", claim("n2")), "resumed, not listed again"
+                assert await next_event(events) == Changed.to("n2", claim("n2")), "resumed, not listed again"
                 js = await bus.jetstream()
                 await js.delete_stream("KV_claims")
                 await bucket.ensure()
                 await bucket.put("n3", claim("n3"))
-                assert [await next_event(events) for _ in range(2)] == [Restarted(), Changed("n3", claim("n3"))]
+                assert [await next_event(events) for _ in range(2)] == [Restarted(), Changed.to("n3", claim("n3"))]
     finally:
         server.kill()

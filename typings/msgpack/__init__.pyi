@@ -3,6 +3,9 @@ from typing import Any
 from . import exceptions as exceptions
 
 def packb(o: Any, *, use_bin_type: bool = ..., default: Any = ...) -> bytes: ...
+class Packer:
+    def pack_map_header(self, size: int) -> bytes: ...
+
 def unpackb(
     packed: bytes,
     *,

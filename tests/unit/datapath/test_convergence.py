@@ -90,7 +90,7 @@ def _wanted(node: Node) -> tuple[object, ...]:
 async def _deliver(mirrors: Mirrors, rows: list[tuple[str, str, Any]]) -> None:
     for bucket, key, row in rows:
         mirror: Mirror[Any] = getattr(mirrors, bucket)
-        await mirror._apply(Changed(key, row))
+        await mirror._apply(Changed.to(key, row))
 
 
 @given(rows=st.lists(_ROWS, max_size=10), random=st.randoms(use_true_random=False))

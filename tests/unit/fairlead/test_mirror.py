@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairlead import codec
 from fairlead.address import Prefix
 from fairlead.bus import Changed, Deleted, Restarted, Synced
 from fairlead.bus_memory import Hub, MemoryBus
+from fairlead.codec import MAX_MESSAGE_BYTES
 from fairlead.mirror import Mirror
 from fairlead.schema.base import NodeName
 from fairlead.schema.ipam import CLAIMS, Claim
@@ -85,9 +88,9 @@ async def test_a_lost_bucket_takes_nothing_away_and_its_rebuilding_neither() -> 
 
 async def test_a_mass_deletion_by_listing_is_held_until_a_person_says_so() -> None:
     mirror = Mirror(MemoryBus().bucket(CLAIMS))
-    for event in [Restarted(), *(Changed(f"n{i}", claim(f"n{i}", 1)) for i in range(100)), Synced(complete=True)]:
+    for event in [Restarted(), *(Changed.to(f"n{i}", claim(f"n{i}", 1)) for i in range(100)), Synced(complete=True)]:
         await mirror._apply(event)
-    for event in [Restarted(), *(Changed(f"n{i}", claim(f"n{i}", 1)) for i in range(70)), Synced(complete=True)]:
+    for event in [Restarted(), *(Changed.to(f"n{i}", claim(f"n{i}", 1)) for i in range(70)), Synced(complete=True)]:
         await mirror._apply(event)
     assert len(mirror.rows) == 100
     assert len(mirror.held) == 30
@@ -109,7 +112,7 @@ def test_duplicates_and_reordering_converge(changes: list[tuple[str, int]], chan
     async def play() -> dict[str, Claim]:
         mirror = Mirror(MemoryBus().bucket(CLAIMS))
         for key, row in noisy:
-            await mirror._apply(Changed(key, row))
+            await mirror._apply(Changed.to(key, row))
         return dict(mirror.rows)
 
     newest = {key: max((r for k, r in rows if k == key), key=lambda row: row.revision) for key, _ in rows}
@@ -121,6 +124,42 @@ async def test_a_broken_cache_is_told_and_left(tmp_path: Path) -> None:
     mirror = Mirror(MemoryBus().bucket(CLAIMS), cache=tmp_path / "claims")
     assert not mirror.rows
     assert not mirror.complete
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+async def test_a_copy_larger_than_a_message_comes_back(tmp_path: Path, *, lazily: bool) -> None:
+    bucket = MemoryBus().bucket(CLAIMS)
+    rows = {f"n{number}": claim("n" * 63, number, "fd00:1111:2222::/48") for number in range(60_000)}
+    mirror = Mirror(bucket, cache=tmp_path / "claims", lazily=lazily)
+    for event in (Restarted(), *(Changed.to(key, row) for key, row in rows.items()), Synced(complete=True)):
+        await mirror._apply(event)
+    mirror._save()
+    assert (tmp_path / "claims").stat().st_size > MAX_MESSAGE_BYTES
+    told: dict[str, Claim | None] = {}
+
+    async def tell(key: str, row: Claim | None) -> None:
+        told[key] = row
+
+    reborn = Mirror(bucket, on_change=tell, cache=tmp_path / "claims", lazily=lazily)
+    await reborn.recall()
+    assert told == rows
+    assert reborn.complete
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+async def test_a_row_that_cannot_be_read_is_left_out_and_the_owner_still_has_it(
+    tmp_path: Path, *, lazily: bool
+) -> None:
+    bucket = MemoryBus().bucket(CLAIMS)
+    good = codec.encode(claim("n1", 1))
+    (tmp_path / "claims").write_bytes(codec.pack({"complete": True, "rows": {"n1": good, "n2": b"\xc1"}}))
+    mirror = Mirror(bucket, cache=tmp_path / "claims", lazily=lazily)
+    await mirror.recall()
+    assert dict(mirror.rows) == {"n1": claim("n1", 1)}
+    assert not mirror.complete
+    for event in (Restarted(), Changed("n1", b"\xc1", Claim), Synced(complete=True)):
+        await mirror._apply(event)
+    assert dict(mirror.rows) == {"n1": claim("n1", 1)}, "what cannot be read is no evidence that it is gone"
 
 
 async def test_changing_the_keys_keeps_what_is_known() -> None:
