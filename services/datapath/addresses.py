@@ -9,18 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from itertools import islice
 
 from fairlead import telemetry
 from fairlead.address import Address, Prefix
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.table import Table
-from services.datapath.directory import AddressBook, Owner, Rank, Source
+from services.datapath.directory import AddressBook, Ages, Owner, Rank, Source
 from services.datapath.operations import Kernel
-from services.datapath.plan import plan, too_many
+from services.datapath.plan import too_many
 from services.datapath.worker import KernelThread
 
+_PART = 8192
 _LOG = logging.getLogger("datapath.addresses")
 
 
@@ -35,7 +36,7 @@ class Mapped:
 class Addresses:
     """Every address that this node knows."""
 
-    def __init__(self, clock: Clock, ages: Callable[[], Mapping[Prefix, tuple[int, datetime]]]) -> None:
+    def __init__(self, clock: Clock, ages: Callable[[], Ages]) -> None:
         self._clock = clock
         self._load_ages = ages
         self.book = AddressBook()
@@ -49,15 +50,12 @@ class Addresses:
         gone = {prefix for prefix, owner in changed.items() if owner is None}
         if source.rank not in (Rank.LOCAL, Rank.HOST) and self.hold(gone, len(self.table)):
             gone = set()
-        for prefix, owner in changed.items():
-            if owner is not None:
-                self._want(prefix, owner, trace)
+        mapped = {owner.identity: Mapped(owner.identity, trace) for owner in changed.values() if owner}
+        wanted = {prefix: mapped[owner.identity] for prefix, owner in changed.items() if owner}
+        self.held.difference_update(wanted)
+        self.table.put_all(wanted)
         for prefix in gone:
             self.table.remove(prefix)
-
-    def _want(self, prefix: Prefix, owner: Owner, trace: str) -> None:
-        self.held.discard(prefix)
-        self.table.put(prefix, Mapped(owner.identity, trace))
 
     def hold(self, gone: Collection[Prefix], present: int) -> bool:
         """Tell whether these removals are too many at once; then they are held."""
@@ -87,18 +85,25 @@ class Addresses:
         return (address.prefix, owner) if owner else None
 
 
+async def unlike(kernel: Kernel, thread: KernelThread, rows: Mapping[Prefix, Mapped]) -> dict[Prefix, int | None]:
+    """Return what stands instead of those rows that do not stand; part by part, so that other calls come between."""
+    different: dict[Prefix, int | None] = {}
+    items = iter(rows.items())
+    while part := {prefix: mapped.identity for prefix, mapped in islice(items, _PART)}:
+        different |= await thread.call(kernel.unlike_addresses, part)
+    return different
+
+
 class AddressOperations:
-    """What the reconciler does to the address map."""
+    """What the reconciler does to the address map. The map itself is the record of what stands: it is asked before it is changed."""
 
     def __init__(self, addresses: Addresses, kernel: Kernel, thread: KernelThread) -> None:
         self._addresses = addresses
         self._kernel = kernel
         self._thread = thread
-        self._stands: dict[Prefix, int] | None = None
-        """What stands in the kernel, as far as is known; None: it must be read first."""
 
     async def update(self, rows: Mapping[Prefix, Mapped]) -> Mapping[Prefix, str]:
-        """Write these rows, in as few calls as the kernel accepts."""
+        """Write those of these rows that do not stand, in as few calls as the kernel accepts."""
         return await self._write({prefix: mapped.identity for prefix, mapped in rows.items()}, (), _trace(rows))
 
     async def delete(self, rows: Mapping[Prefix, Mapped]) -> Mapping[Prefix, str]:
@@ -107,12 +112,11 @@ class AddressOperations:
 
     async def prune(self, desired: Mapping[Prefix, Mapped]) -> None:
         """Remove what nobody claims (but never too much at once), and write what is missing."""
-        have = await self._thread.call(self._read)
-        change = plan({prefix: mapped.identity for prefix, mapped in desired.items()}, have)
         table = self._addresses.table
-        table.touch([prefix for prefix in change.puts if table.get(prefix)])
-        gone = {prefix for prefix in change.deletes if table.get(prefix) is None and prefix not in self._addresses.held}
-        if gone and not self._addresses.hold(gone, len(have)):
+        table.touch(await unlike(self._kernel, self._thread, desired))
+        beside = await self._thread.call(self._kernel.addresses, desired)
+        gone = {prefix for prefix in beside if table.get(prefix) is None and prefix not in self._addresses.held}
+        if gone and not self._addresses.hold(gone, len(desired) + len(gone)):
             _LOG.info("%d addresses in the kernel belong to nobody: removing", len(gone))
             await self._thread.call(self._apply, {}, gone, "")
 
@@ -133,24 +137,11 @@ class AddressOperations:
         first = await self._write(dict(items[: len(items) // 2]), gone[: len(gone) // 2], trace)
         return first | await self._write(dict(items[len(items) // 2 :]), gone[len(gone) // 2 :], trace)
 
-    def _read(self) -> dict[Prefix, int]:
-        self._stands = self._kernel.addresses()
-        return dict(self._stands)
-
     def _apply(self, puts: Mapping[Prefix, int], deletes: Collection[Prefix], trace: str) -> None:
-        """Write the difference to what stands; an adopted map costs nothing."""
-        stands = self._read() if self._stands is None else self._stands
-        new = {prefix: identity for prefix, identity in puts.items() if stands.get(prefix) != identity}
-        gone = [prefix for prefix in deletes if prefix in stands]
-        if not new and not gone:
-            return
-        self._stands = None
-        with telemetry.span("datapath.addresses.write", parent=trace, puts=len(new), deletes=len(gone)):
-            self._kernel.apply_addresses(new, gone)
-        stands.update(new)
-        for prefix in gone:
-            del stands[prefix]
-        self._stands = stands
+        new = {prefix: puts[prefix] for prefix in self._kernel.unlike_addresses(puts)}
+        if new or deletes:
+            with telemetry.span("datapath.addresses.write", parent=trace, puts=len(new), deletes=len(deletes)):
+                self._kernel.apply_addresses(new, deletes)
 
 
 def _trace(rows: Mapping[Prefix, Mapped]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
@@ -24,6 +24,10 @@ from fairlead.schema.identity import (
 )
 from fairlead.schema.policy import CidrRows
 from services.datapath.model import EndpointRecord
+
+_CIDR = "cidr"
+Ages = dict[tuple[int, datetime], list[Prefix]]
+"""Prefixes by their identity and since when it is known."""
 
 
 class IdentityBook:
@@ -115,7 +119,8 @@ def node_source(key: str, row: NodeRow | None) -> Source:
 def group_source(key: str, row: AddressGroup | None) -> Source:
     """Return one group of workload addresses."""
     entries = row.entries if row else ()
-    owners = {entry.prefix: Owner(entry.identity, entry.name) for entry in entries}
+    alike: dict[Owner, Owner] = {}
+    owners = {entry.prefix: alike.setdefault(owner := Owner(entry.identity, entry.name), owner) for entry in entries}
     return Source(f"group/{key}", Rank.GROUP, owners, row.revision if row else 0)
 
 
@@ -124,7 +129,7 @@ def cidr_source(row: CidrRows | None) -> Source:
     rows = row.rows if row else ()
     parsed = ((_prefix(entry.prefix), entry) for entry in rows)
     owners = {prefix: Owner(entry.identity, entry.prefix) for prefix, entry in parsed if prefix is not None}
-    return Source("cidr", Rank.CIDR, owners, row.revision if row else 0)
+    return Source(_CIDR, Rank.CIDR, owners, row.revision if row else 0)
 
 
 @lru_cache(maxsize=65536)
@@ -137,33 +142,41 @@ def _prefix(text: str) -> Prefix | None:
 
 
 class Known(NamedTuple):
-    """What this node holds of one prefix: who it is, and since when this node has known that."""
+    """What this node holds of one prefix: whose word counts, who it is, and since when this node has known that."""
 
+    source: str
     owner: Owner
     since: datetime
 
 
 class AddressBook:
-    """What every source says of every prefix, and who therefore stands behind it."""
+    """What every source says of every prefix, and who therefore stands behind it.
+
+    There are hundreds of thousands of prefixes: what many have in common is one object, and each prefix is one, wherever it is a key.
+    """
 
     def __init__(self) -> None:
         self._sources: dict[str, Source] = {}
-        self._keys_by_prefix: dict[Prefix, set[str]] = {}
         self._known: dict[Prefix, Known] = {}
+        self._rivals: dict[Prefix, frozenset[str]] = {}
+        """The sources that claim a prefix, where they are more than one."""
+        self.version = 0
+        """Grows when an owner changes."""
 
     def put(self, source: Source, now: datetime) -> dict[Prefix, Owner | None]:
         """Replace the source's whole word; return the prefixes whose owner changed, None where nobody is left."""
         old = self._sources.pop(source.key, None)
-        before, after = old.owners if old else {}, source.owners
-        for prefix in before.keys() - after.keys():
-            self._leave(prefix, source.key)
-        for prefix in after.keys() - before.keys():
-            self._keys_by_prefix.setdefault(prefix, set()).add(source.key)
+        before = old.owners if old else {}
+        ours = {prefix: prefix for prefix in before}
+        after = {ours.get(prefix, prefix): owner for prefix, owner in source.owners.items()}
         if after:
-            self._sources[source.key] = source
+            self._sources[source.key] = replace(source, owners=after)
         moved = {prefix for prefix in before.keys() | after.keys() if before.get(prefix) != after.get(prefix)}
-        contested = {prefix for prefix in after if len(self._keys_by_prefix[prefix]) > 1}
-        return self._settle(moved | contested, now)
+        winners = {
+            prefix: self._winner(prefix, source.key, claims=prefix in after)
+            for prefix in moved | (after.keys() & self._rivals.keys())
+        }
+        return self._settle(winners, now)
 
     def owner(self, prefix: Prefix) -> Owner | None:
         """Return who stands behind exactly this prefix."""
@@ -174,46 +187,59 @@ class AddressBook:
         """Return every prefix with its owner."""
         return {prefix: known.owner for prefix, known in self._known.items()}
 
-    def prefixes_of(self, identity: int) -> list[Prefix]:
-        """Return the prefixes that stand for the identity; slow, for identities of prefixes, which have one."""
-        return [prefix for prefix, known in self._known.items() if known.owner.identity == identity]
+    def ranges_of(self, identity: int) -> list[Prefix]:
+        """Return the prefixes of policies that stand for the identity; it usually has one."""
+        source = self._sources.get(_CIDR)
+        return [prefix for prefix, owner in source.owners.items() if owner.identity == identity] if source else []
 
     def age_s(self, prefix: Prefix, now: datetime) -> float:
         """Return for how long this node has known who stands behind the prefix; -1 when it does not."""
         known = self._known.get(prefix)
         return max(0.0, (now - known.since).total_seconds()) if known else -1.0
 
-    def since(self) -> dict[Prefix, tuple[int, datetime]]:
-        """Return since when each identity is known, to be kept over a restart."""
-        return {prefix: (known.owner.identity, known.since) for prefix, known in self._known.items()}
+    def since(self) -> Ages:
+        """Return since when identities are known, to be kept over a restart."""
+        ages: Ages = defaultdict(list)
+        for prefix, known in self._known.items():
+            ages[known.owner.identity, known.since].append(prefix)
+        return ages
 
-    def recall(self, since: Mapping[Prefix, tuple[int, datetime]]) -> None:
+    def recall(self, ages: Ages) -> None:
         """Take over the ages of an earlier process, where the identity is still the same."""
-        for prefix, (identity, at) in since.items():
-            known = self._known.get(prefix)
-            if known is not None and known.owner.identity == identity:
-                self._known[prefix] = known._replace(since=min(at, known.since))
+        for (identity, since), prefixes in ages.items():
+            alike: dict[Known, Known] = {}
+            for prefix in prefixes:
+                known = self._known.get(prefix)
+                if known is not None and known.owner.identity == identity and since < known.since:
+                    older = known._replace(since=since)
+                    self._known[prefix] = alike.setdefault(older, older)
 
-    def _leave(self, prefix: Prefix, key: str) -> None:
-        keys = self._keys_by_prefix[prefix]
-        keys.discard(key)
-        if not keys:
-            del self._keys_by_prefix[prefix]
+    def _winner(self, prefix: Prefix, key: str, *, claims: bool) -> Source | None:
+        """Return the source whose word counts, now that the source `key` claims the prefix or does not."""
+        known, rivals = self._known.get(prefix), self._rivals.get(prefix)
+        claimants = set(rivals or ({known.source} if known else ()))
+        claimants.discard(key)
+        claimants.update({key} if claims else ())
+        if len(claimants) > 1:
+            self._rivals[prefix] = frozenset(claimants)
+        elif rivals:
+            del self._rivals[prefix]
+        return max((self._sources[claimant] for claimant in claimants), key=lambda source: source.weight, default=None)
 
-    def _settle(self, prefixes: set[Prefix], now: datetime) -> dict[Prefix, Owner | None]:
+    def _settle(self, winners: Mapping[Prefix, Source | None], now: datetime) -> dict[Prefix, Owner | None]:
         changed: dict[Prefix, Owner | None] = {}
-        for prefix in prefixes:
-            owner, known = self._winner(prefix), self._known.get(prefix)
-            if owner is None:
+        alike: dict[Known, Known] = {}
+        for prefix, source in winners.items():
+            known = self._known.get(prefix)
+            if source is None:
                 if self._known.pop(prefix, None) is not None:
                     changed[prefix] = None
-            elif known is None or known.owner.identity != owner.identity:
-                self._known[prefix] = Known(owner, now)
+                continue
+            owner = source.owners[prefix]
+            is_new = known is None or known.owner.identity != owner.identity
+            if is_new:
                 changed[prefix] = owner
-            elif known.owner != owner:
-                self._known[prefix] = known._replace(owner=owner)
+            new = Known(source.key, owner, now if known is None or is_new else known.since)
+            self._known[prefix] = alike.setdefault(new, new)
+        self.version += bool(changed)
         return changed
-
-    def _winner(self, prefix: Prefix) -> Owner | None:
-        sources = [self._sources[key] for key in self._keys_by_prefix.get(prefix, ())]
-        return max(sources, key=lambda source: source.weight).owners[prefix] if sources else None

@@ -60,9 +60,8 @@ class Endpoints:
         self._since: dict[int, tuple[EndpointState, datetime]] = {}
         self.table: Table[int, EndpointWant] = Table("endpoints")
         self.records: dict[int, EndpointRecord] = {record.endpoint: record for record in store.endpoints()}
-        self.kept: dict[int, PolicyMap] = {
-            endpoint: led.policy for endpoint, led in store.ledgers().items() if led.policy
-        }
+        self.kept: dict[int, PolicyMap] = {}
+        """The policy that was confirmed last."""
         self.standing: dict[int, Standing] = {}
         self.decisions: dict[int, Decision] = {}
         self.recheck: set[int] = set()

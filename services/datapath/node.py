@@ -178,7 +178,7 @@ class Node:
         """Return the prefix that gave the address its identity, and its owner's name; only prefixes of policies are not hosts."""
         prefix = address.prefix
         if identity >= FIRST_CIDR_IDENTITY:
-            prefix = next((p for p in self.addresses.book.prefixes_of(identity) if address in p), prefix)
+            prefix = next((p for p in self.addresses.book.ranges_of(identity) if address in p), prefix)
         owner = self.addresses.book.owner(prefix)
         return prefix, owner.name if owner and identity != WORLD else ""
 

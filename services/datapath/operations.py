@@ -7,10 +7,10 @@ an endpoint only after `put_endpoint`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fairlead.address import Address, Prefix
 from fairlead.errors import FairleadError
@@ -100,8 +100,7 @@ class EndpointEntry:
     egress_default_deny: int = 0
 
 
-@dataclass(frozen=True, order=True)
-class PolicyKey:
+class PolicyKey(NamedTuple):
     """Key of a policy map, 8 bytes: identity u32 host order, port u16 network order, protocol u8, direction u8.
 
     With `port_bits` it is no key of that map but a block of ports in the endpoint's companion map of ranges.
@@ -117,11 +116,12 @@ class PolicyKey:
     @property
     def is_sound(self) -> bool:
         """Tell whether such a key can exist: a block begins where its bits end, and belongs to a protocol."""
-        return not self.port_bits or bool(self.protocol and not self.port & 0xFFFF >> self.port_bits)
+        return not self.port_bits or bool(
+            0 < self.port_bits <= 16 and self.protocol and not self.port & 0xFFFF >> self.port_bits
+        )
 
 
-@dataclass(frozen=True)
-class PolicyValue:
+class PolicyValue(NamedTuple):
     """Value of a policy map without its counters, 24 bytes in all; all zero is a plain allow.
 
     Proxy port u16 network order, flags u8 (bit 0 deny), precedence u8, provenance u32 host order, packets u64, bytes u64.
@@ -133,8 +133,7 @@ class PolicyValue:
     provenance: int = 0
 
 
-@dataclass(frozen=True)
-class PolicyCounters:
+class PolicyCounters(NamedTuple):
     """What an entry has decided so far (first packets of flows and re-judged ones; established packets count in the flow)."""
 
     packets: int = 0
@@ -229,14 +228,20 @@ class Kernel(Protocol):
     def policy(self, endpoint: int) -> dict[PolicyKey, tuple[PolicyValue, PolicyCounters]]:
         """Return the endpoint's policy map; empty when it has none."""
 
+    def holds_policy(self, endpoint: int, entries: Mapping[PolicyKey, PolicyValue]) -> bool:
+        """Tell whether the endpoint's policy map is there and holds exactly these entries."""
+
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
         """Change the endpoint's policy map (made on first use), then have its flows judged anew. Raises KernelError when it is full."""
 
     def policy_pin(self, endpoint: int) -> str:
         """Return the path at which the endpoint's policy map is pinned."""
 
-    def addresses(self) -> dict[Prefix, int]:
-        """Return prefix to identity as the maps have it."""
+    def addresses(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
+        """Return prefix to identity as the maps have it, leaving out the prefixes in `but`: there are hundreds of thousands."""
+
+    def unlike_addresses(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
+        """Return what stands in the place of those rows that do not stand as they are given; None: nothing."""
 
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
         """Change prefix to identity, then have flows judged anew if any mapping changed or went."""

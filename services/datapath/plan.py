@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from fairlead.address import Prefix
@@ -30,6 +31,11 @@ class Change(Generic[K, V]):
 
     puts: Mapping[K, V]
     deletes: tuple[K, ...]
+
+    @cached_property
+    def ordered(self) -> frozenset[tuple[K, V]]:
+        """Return the rows that are put."""
+        return frozenset(self.puts.items())
 
     def __bool__(self) -> bool:
         """Tell whether there is anything to do."""
@@ -59,11 +65,11 @@ def expand(row: PolicyRow, number: Numbering) -> PolicyMap:
         value = _value(entry, number(_texts(row, entry.origins)))
         key = PolicyKey(entry.identity, entry.port, entry.protocol, int(entry.direction))
         if entry.end_port > entry.port:
-            ranges[replace(key, port=0)].append(PortRange(entry.port, entry.end_port, value))
+            ranges[key._replace(port=0)].append(PortRange(entry.port, entry.end_port, value))
             continue
         entries[key] = max(value, entries.get(key, value), key=rank)
     for key, found in ranges.items():
-        entries.update({replace(key, port=port, port_bits=bits): value for port, bits, value in blocks(found)})
+        entries.update({key._replace(port=port, port_bits=bits): value for port, bits, value in blocks(found)})
     if len(entries) > POLICY_MAP_CAPACITY:
         raise Exhausted(
             f"{len(entries)} entries for identity {row.identity}, a policy map holds {POLICY_MAP_CAPACITY}: "

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from fairlead import telemetry
+from services.datapath.ledger import Entries, Ledger
 from services.datapath.model import EndpointWant, PolicyMap
 from services.datapath.operations import (
     EndpointEntry,
@@ -23,12 +24,11 @@ from services.datapath.operations import (
     PolicyKey,
     PolicyValue,
 )
-from services.datapath.plan import foreign, plan
-from services.datapath.store import Ledger, Store
+from services.datapath.plan import Change, foreign, plan
+from services.datapath.store import Store
 
 _LOG = logging.getLogger("datapath.realise")
 
-Entries = Mapping[PolicyKey, PolicyValue]
 OnForeign = Callable[[int, Mapping[PolicyKey, PolicyValue]], None]
 
 
@@ -58,6 +58,7 @@ class Realiser:
         self._entries: dict[int, EndpointEntry] = {}
         self._maps: dict[int, Entries] = {}
         self._ledgers: dict[int, Ledger] = store.ledgers()
+        self._planned: tuple[Entries, Entries, Change[PolicyKey, PolicyValue]] | None = None
 
     def start(self) -> KernelReport:
         """Start the kernel's side, and learn what stands there already."""
@@ -121,7 +122,7 @@ class Realiser:
     def inspect_policy(self, endpoint: int) -> bool:
         """Tell whether the endpoint's policy map drifted from what was written."""
         have = self._maps.get(endpoint)
-        if have is None or have == self._read(endpoint):
+        if have is None or self._kernel.holds_policy(endpoint, have):
             return False
         _LOG.warning("endpoint %d: the policy map is not as it was written: repairing", endpoint)
         self._maps.pop(endpoint)
@@ -153,12 +154,15 @@ class Realiser:
         ledger, have = self._ledgers.get(endpoint, Ledger()), self._maps.get(endpoint)
         if have is not None and ledger.policy == policy:
             return
+        if have is None and self._kernel.holds_policy(endpoint, policy.entries):
+            have = policy.entries
         if have is None:
             have = self._read(endpoint)
             self._report(endpoint, have, policy, ledger)
-        change = plan(policy.entries, have)
+        change = self._plan(policy.entries, have)
         if change.puts:
-            self._keep(endpoint, Ledger(ledger.policy, ledger.others | frozenset(change.puts.items())))
+            others = ledger.others | change.ordered if ledger.others else change.ordered
+            self._keep(endpoint, Ledger(ledger.policy, others))
         self._maps.pop(endpoint, None)
         if change or not have:  # an empty map is made too: people must find it in an emergency
             with _span(endpoint, policy):
@@ -166,6 +170,15 @@ class Realiser:
         self._maps[endpoint] = policy.entries
         if self._ledgers.get(endpoint) != Ledger(policy):
             self._keep(endpoint, Ledger(policy))
+        self._ledgers[endpoint] = Ledger(
+            policy
+        )  # shares the entries with other endpoints; those from the disk were a copy
+
+    def _plan(self, want: Entries, have: Entries) -> Change[PolicyKey, PolicyValue]:
+        """Return the difference; endpoints of one identity go from the same entries to the same entries."""
+        if self._planned is None or self._planned[0] is not want or self._planned[1] is not have:
+            self._planned = want, have, plan(want, have)
+        return self._planned[2]
 
     def _report(self, endpoint: int, have: Entries, policy: PolicyMap, ledger: Ledger) -> None:
         strangers = foreign(have, ledger.ordered() | set(policy.entries.items()))

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -27,17 +27,13 @@ from fairlead import codec
 from fairlead.address import Prefix
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.datapath import BreakGlass
-from services.datapath.model import EndpointRecord, PolicyMap
-from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.directory import Ages
+from services.datapath.ledger import Entries, Ledger, Packed, pack_ledger, unpack_ledger
+from services.datapath.model import EndpointRecord
 
 T = TypeVar("T")
 _LOG = logging.getLogger("datapath.store")
 _BREAK_GLASS_KEPT = 20
-_PACKED_KEPT = 4
-_ENTRY = struct.Struct(">IHBB?BHI")
-"""The fourth is the direction in bit 0 and the bits of a block of ports above it."""
-
-Entry = tuple[PolicyKey, PolicyValue]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,27 +44,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     published: bool = False
 
 
-class _LedgerFile(msgspec.Struct, frozen=True, kw_only=True):
-    endpoint: int
-    applied: bytes
-    others: bytes
-    identity: int = 0
-    revision: int = 0
-    ingress_default_deny: int = 0
-    egress_default_deny: int = 0
-    trace: str = ""
-    is_applied: bool = False
-
-
-class Ledger(msgspec.Struct, frozen=True):
-    """What was ordered of one policy map: the policy that stands, and entries of orders that were given but not confirmed."""
-
-    policy: PolicyMap | None = None
-    others: frozenset[Entry] = frozenset()
-
-    def ordered(self) -> set[Entry]:
-        """Return every entry that may stand in the kernel because we ordered it."""
-        return {*(self.policy.entries.items() if self.policy else ()), *self.others}
+class _AgesRow(msgspec.Struct, frozen=True):
+    identity: int
+    since: datetime
+    prefixes: str
+    """Separated by blanks."""
 
 
 class Store:
@@ -76,7 +56,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._packed = _Packed()
+        self._packed = Packed()
         self.unreadable: list[str] = []
         """Files that were set aside because they made no sense."""
         for name in ("endpoints", "ledger", "breakglass"):
@@ -104,13 +84,12 @@ class Store:
 
     def ledgers(self) -> dict[int, Ledger]:
         """Return what was ordered of each policy map."""
-        shared: dict[bytes, Mapping[PolicyKey, PolicyValue]] = {}
-        return dict(self._read_all("ledger", lambda data: _ledger_from(data, shared)))
+        shared: dict[bytes, Entries] = {}
+        return dict(self._read_all("ledger", lambda data: unpack_ledger(data, shared)))
 
     def save_ledger(self, endpoint: int, ledger: Ledger) -> None:
         """Keep what was ordered."""
-        applied = self._packed.bytes_of(ledger.policy.entries) if ledger.policy else b""
-        data = codec.encode(_ledger_file(endpoint, ledger, applied))
+        data = pack_ledger(endpoint, ledger, self._packed)
         _replace(self._folder / "ledger" / f"{endpoint:05d}", data, durable=False)
 
     def drop_ledger(self, endpoint: int) -> None:
@@ -129,18 +108,22 @@ class Store:
         for old in [found for found in self.findings() if found.published][:-_BREAK_GLASS_KEPT]:
             (folder / f"{old.number:09d}").unlink(missing_ok=True)
 
-    def ages(self) -> dict[Prefix, tuple[int, datetime]]:
-        """Return since when the identity of each address was known."""
+    def ages(self) -> Ages:
+        """Return since when the identities of addresses were known."""
         path = self._folder / "known-since"
         try:
-            return codec.decode(path.read_bytes(), dict[Prefix, tuple[int, datetime]]) if path.exists() else {}
+            rows = (
+                codec.decode(path.read_bytes(), list[_AgesRow], max_bytes=codec.MAX_FILE_BYTES) if path.exists() else []
+            )
         except FairleadError as error:
             _LOG.warning("%s cannot be read: %s", path, error)
             return {}
+        return {(row.identity, row.since): list(map(Prefix.trusted, row.prefixes.split())) for row in rows}
 
-    def save_ages(self, ages: Mapping[Prefix, tuple[int, datetime]]) -> None:
+    def save_ages(self, ages: Ages) -> None:
         """Keep the ages."""
-        _replace(self._folder / "known-since", codec.encode(dict(ages)), durable=False)
+        rows = [_AgesRow(identity, since, " ".join(prefixes)) for (identity, since), prefixes in ages.items()]
+        _replace(self._folder / "known-since", codec.encode(rows), durable=False)
 
     def take_release(self) -> bool:
         """Tell whether a person asked to let held deletions happen (by making the file), and forget the wish."""
@@ -223,70 +206,3 @@ def _replace(path: Path, data: bytes, *, durable: bool) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _pack(entries: Iterable[Entry]) -> bytes:
-    return b"".join(
-        _ENTRY.pack(
-            *(key.identity, key.port, key.protocol, key.direction | key.port_bits << 1),
-            *(v.deny, v.precedence, v.proxy_port, v.provenance),
-        )
-        for key, v in entries
-    )
-
-
-def _unpack(data: bytes) -> Iterable[Entry]:
-    for identity, port, protocol, flags, deny, precedence, proxy_port, provenance in _ENTRY.iter_unpack(data):
-        key = PolicyKey(identity, port, protocol, flags & 1, flags >> 1)
-        yield key, PolicyValue(deny, precedence, proxy_port, provenance)
-
-
-class _Packed:
-    """The bytes of the policies packed last: many endpoints share one, and packing costs more than writing."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Mapping[PolicyKey, PolicyValue], bytes]] = {}
-
-    def bytes_of(self, entries: Mapping[PolicyKey, PolicyValue]) -> bytes:
-        """Return the packed entries of a policy; policies never change, so the same object is the same policy."""
-        known = self._known.get(id(entries))
-        if known is None or known[0] is not entries:
-            known = self._known[id(entries)] = (entries, _pack(entries.items()))
-            while len(self._known) > _PACKED_KEPT:
-                del self._known[next(iter(self._known))]
-        return known[1]
-
-
-def _ledger_file(endpoint: int, ledger: Ledger, applied: bytes) -> _LedgerFile:
-    policy, others = ledger.policy, _pack(ledger.others)
-    if policy is None:
-        return _LedgerFile(endpoint=endpoint, applied=b"", others=others)
-    return _LedgerFile(
-        endpoint=endpoint,
-        applied=applied,
-        others=others,
-        identity=policy.identity,
-        revision=policy.revision,
-        ingress_default_deny=policy.ingress_default_deny,
-        egress_default_deny=policy.egress_default_deny,
-        trace=policy.trace,
-        is_applied=True,
-    )
-
-
-def _ledger_from(data: bytes, shared: dict[bytes, Mapping[PolicyKey, PolicyValue]]) -> tuple[int, Ledger]:
-    """Return the ledger in a file; endpoints with the same policy share its entries, as they did when it was written."""
-    file = codec.decode(data, _LedgerFile)
-    if not file.is_applied:
-        return file.endpoint, Ledger(None, frozenset(_unpack(file.others)))
-    if file.applied not in shared:
-        shared[file.applied] = dict(_unpack(file.applied))
-    policy = PolicyMap(
-        identity=file.identity,
-        revision=file.revision,
-        entries=shared[file.applied],
-        ingress_default_deny=file.ingress_default_deny,
-        egress_default_deny=file.egress_default_deny,
-        trace=file.trace,
-    )
-    return file.endpoint, Ledger(policy, frozenset(_unpack(file.others)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from fairlead.schema import datapath as topics
 from services.datapath import verify
+from services.datapath.addresses import unlike as addresses_unlike
 from services.datapath.model import EndpointWant
 from services.datapath.node import Node
 from services.datapath.operations import Kernel
@@ -86,11 +87,13 @@ class Verification:
         return found
 
     async def _addresses(self) -> list[Difference]:
-        addresses = self._node.addresses
-        have = await self._call(self._kernel.addresses)
-        want = {prefix: mapped.identity for prefix, mapped in addresses.table.desired().items()}
-        self._counts["addresses"] = len(have)
-        return verify.address_differences(want, have, addresses.held, whole=addresses.table.initialised)
+        addresses, want = self._node.addresses, self._node.addresses.table.desired()
+        unlike = await addresses_unlike(self._kernel, self._thread, want)
+        beside = await self._call(self._kernel.addresses, want)
+        self._counts["addresses"] = len(want) + len(beside) - list(unlike.values()).count(None)
+        foreign = beside.keys() - addresses.held if addresses.table.initialised else ()
+        wanted = {prefix: want[prefix].identity for prefix in unlike}
+        return verify.address_differences(wanted, unlike, foreign)
 
     async def _tunnels(self) -> list[Difference]:
         tunnels = self._node.tunnels

@@ -62,11 +62,11 @@ def policy_differences(
 
 
 def address_differences(
-    want: Mapping[Prefix, int], have: Mapping[Prefix, int], tolerated: Collection[Prefix], *, whole: bool
+    want: Mapping[Prefix, int], unlike: Mapping[Prefix, int | None], foreign: Collection[Prefix]
 ) -> list[Difference]:
-    """Compare the address map; entries too many count only when the `whole` truth is known, and held ones never."""
-    shown = {prefix: have[prefix] for prefix in have if prefix in want or (whole and prefix not in tolerated)}
-    found = _mapping_differences(want, shown, "address")
+    """Name the addresses in whose place something else stands, or nothing (None), and those that nobody claims."""
+    have = {prefix: identity for prefix, identity in unlike.items() if identity is not None}
+    found = _mapping_differences(want, have | dict.fromkeys(foreign, 0), "address")
     return [Difference(f"address {prefix}", problem, text.removeprefix(": ")) for problem, prefix, text in found]
 
 
@@ -126,7 +126,7 @@ def _text(want: object, have: object) -> str:
 def _value(value: object) -> str:
     if isinstance(value, bytes):
         return value.hex(":")
-    if isinstance(value, tuple):
+    if type(value) is tuple:  # rows are named tuples, and name their fields
         return ", ".join(map(str, value)) or "nothing"
     return str(value)
 

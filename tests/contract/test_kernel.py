@@ -139,6 +139,21 @@ def test_policy_maps_hold_what_was_put(bench: Bench, kernel: Kernel) -> None:
     assert kernel.policy(1) == {}
 
 
+def test_a_policy_map_is_compared_where_it_stands(bench: Bench, kernel: Kernel) -> None:
+    block = PolicyKey(DB, 1024, TCP, EGRESS, port_bits=6)
+    rows = {ANY_IN: ALLOW, PolicyKey(7, 80, TCP, INGRESS): DENY, block: PolicyValue(provenance=9)}
+    _plug(bench, 1, "web", WEB4)
+    assert not kernel.holds_policy(1, {}), "there is no map"
+    kernel.apply_policy(1, rows, ())
+    assert kernel.holds_policy(1, rows)
+    for changed in ({ANY_OUT: ALLOW}, {ANY_IN: DENY}, {ANY_IN: PolicyValue(provenance=1)}, {block: ALLOW}):
+        assert not kernel.holds_policy(1, rows | changed), changed
+    for key in rows:
+        assert not kernel.holds_policy(1, {other: rows[other] for other in rows if other != key}), key
+    kernel.apply_policy(1, {}, list(rows))
+    assert kernel.holds_policy(1, {})
+
+
 def test_an_empty_policy_map_is_made_so_that_people_find_it(bench: Bench, kernel: Kernel) -> None:
     _plug(bench, 12, "web", WEB4)
     kernel.apply_policy(12, {}, ())
@@ -180,6 +195,33 @@ def test_addresses_longest_prefix_first(kernel: Kernel) -> None:
     kernel.apply_addresses({Prefix("10.1.2.3"): 302}, [Prefix("10.1.0.0/16"), Prefix("10.77.0.0/16")])
     assert kernel.lookup_address(Address("10.1.2.3")) == (Prefix("10.1.2.3"), 302)
     assert kernel.lookup_address(Address("10.1.2.4")) == (Prefix("10.0.0.0/8"), 1 << 24)
+
+
+def test_addresses_are_compared_where_they_stand(kernel: Kernel) -> None:
+    assert kernel.unlike_addresses({Prefix("10.1.2.3"): 300, Prefix("10.0.0.0/8"): 400}) == {
+        Prefix("10.1.2.3"): None,
+        Prefix("10.0.0.0/8"): None,
+    }
+    stand = {Prefix("10.0.0.0/8"): 400, Prefix("10.1.2.3"): 300, Prefix("fd00::1"): 301, Prefix("fd00::/8"): 401}
+    kernel.apply_addresses(stand, ())
+    assert kernel.unlike_addresses(stand) == {}
+    asked = {**stand, Prefix("10.1.2.3"): 7, Prefix("10.1.0.0/16"): 400, Prefix("fd00::2"): 301, Prefix("fd00::/8"): 8}
+    assert kernel.unlike_addresses(asked) == {
+        Prefix("10.1.2.3"): 300,
+        Prefix("10.1.0.0/16"): None,
+        Prefix("fd00::2"): None,
+        Prefix("fd00::/8"): 401,
+    }
+    known = {Prefix("10.1.2.3"), Prefix("fd00::/8")}
+    assert kernel.addresses(known) == {prefix: stand[prefix] for prefix in stand if prefix not in known}
+
+
+def test_many_rows_go_in_one_order_whether_they_are_there_or_not(kernel: Kernel) -> None:
+    stand = {Prefix(f"10.0.{n >> 8}.{n & 255}"): 300 for n in range(600)}
+    kernel.apply_addresses(stand, ())
+    gone = [Prefix(f"10.0.{n >> 8}.{n & 255}") for n in range(0, 1200, 2)]
+    kernel.apply_addresses({}, gone)
+    assert kernel.addresses() == {prefix: 300 for prefix in stand if prefix not in set(gone)}
 
 
 def test_ten_thousand_addresses(kernel: Kernel) -> None:
@@ -234,7 +276,9 @@ def test_blocks_of_ports_are_kept_apart_from_ports(bench: Bench, kernel: Kernel)
     assert bench.kernel.policy(1).keys() == {block}
 
 
-@pytest.mark.parametrize("nonsense", [PolicyKey(5, 81, TCP, 0, 15), PolicyKey(5, 80, 0, 0, 16)])
+@pytest.mark.parametrize(
+    "nonsense", [PolicyKey(5, 81, TCP, 0, 15), PolicyKey(5, 80, 0, 0, 16), PolicyKey(5, 80, TCP, 0, 17)]
+)
 def test_what_is_no_block_of_ports_is_refused(bench: Bench, kernel: Kernel, nonsense: PolicyKey) -> None:
     _plug(bench, 1, "web", WEB4)
     with pytest.raises(KernelError, match="no block of ports"):

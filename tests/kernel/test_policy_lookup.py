@@ -62,6 +62,7 @@ keys = st.builds(
     st.sampled_from((0, *ports)),
     st.sampled_from((0, *protocols)),
     st.sampled_from((0, 1)),
+    st.just(0),
 )
 values = st.builds(PolicyValue, st.booleans(), st.sampled_from((0, 1, 2, 255)), st.just(0), st.integers(100, 2**32 - 1))
 

@@ -36,7 +36,7 @@ IDENTITY_GREW = (
     ("kernel/abi.py", 'MapSpec("hash", 16, 4, addresses', 'MapSpec("hash", 16, 8, addresses'),
     ("kernel/abi.py", 'MapSpec("lpm_trie", 24, 4, addresses', 'MapSpec("lpm_trie", 24, 8, addresses'),
     ("kernel/ipcache.py", 'struct.pack("=I", puts[prefix])', 'struct.pack("=II", puts[prefix], 0)'),
-    ("kernel/ipcache.py", 'struct.unpack("=I", value)[0]', 'struct.unpack("=II", value)[0]'),
+    ("kernel/ipcache.py", "int.from_bytes(value, sys.byteorder)", "int.from_bytes(value[:4], sys.byteorder)"),
 )
 CHANGES = {3: FLOW_GREW + STATE_GREW, 4: FLOW_GREW + STATE_GREW + IDENTITY_GREW}
 

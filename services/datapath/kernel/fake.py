@@ -6,7 +6,7 @@ Tests make operations fail through `FakeWorld.faults`. What becomes of a packet'
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -114,6 +114,11 @@ class FakeKernel(FakeRoutes):
             key: (value, self.world.counters.get((endpoint, key), PolicyCounters())) for key, value in entries.items()
         }
 
+    def holds_policy(self, endpoint: int, entries: Mapping[PolicyKey, PolicyValue]) -> bool:
+        """Tell whether the endpoint's policy map is there and holds exactly these entries."""
+        self._enter("policy", endpoint)
+        return self.world.policies.get(endpoint) == entries
+
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
         """Change the policy map, or leave it as it is when the result does not fit."""
         self._enter("apply_policy", endpoint)
@@ -133,10 +138,15 @@ class FakeKernel(FakeRoutes):
         """Return a name that looks like the real pin."""
         return f"fake/fairlead_policy_{endpoint:05d}"
 
-    def addresses(self) -> dict[Prefix, int]:
-        """Return prefix to identity."""
+    def addresses(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
+        """Return prefix to identity, leaving out the prefixes in `but`."""
         self._enter("addresses")
-        return dict(self.world.addresses)
+        return {prefix: identity for prefix, identity in self.world.addresses.items() if prefix not in but}
+
+    def unlike_addresses(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
+        """Return what stands in the place of those rows that do not stand as they are given."""
+        have = self.world.addresses
+        return {prefix: have.get(prefix) for prefix, identity in rows.items() if have.get(prefix) != identity}
 
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
         """Change prefix to identity."""
@@ -246,6 +256,6 @@ class FakeKernel(FakeRoutes):
             return verdict._replace(reason=int(DropReason.POLICY), provenance=silent)
         key, value = match
         counted = self.world.counters.get((entry.endpoint, key), PolicyCounters())
-        self.world.counters[entry.endpoint, key] = replace(counted, packets=counted.packets + 1)
+        self.world.counters[entry.endpoint, key] = counted._replace(packets=counted.packets + 1)
         reason = int(DropReason.POLICY_DENY) if value.deny else 0
         return verdict._replace(passes=not value.deny, reason=reason, provenance=value.provenance)

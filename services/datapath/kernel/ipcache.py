@@ -1,16 +1,19 @@
-"""Address to identity: a hash for hosts, a trie for prefixes. Everybody stands here who is not a local endpoint."""
+"""Address to identity: a hash for hosts, a trie for prefixes. Everybody stands here who is not a local endpoint.
+
+There are hundreds of thousands of rows. Nothing here keeps them, and only `all` returns them.
+"""
 
 from __future__ import annotations
 
+import socket
 import struct
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi
 from services.datapath.kernel.maps import Map
 
-_FEW = 16384
-"""Keys that are asked for one by one; above that the whole table is listed, which costs as much as some 100 000 of them."""
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
@@ -20,23 +23,32 @@ class AddressTables:
     def __init__(self, exact: Map, ranges: Map) -> None:
         self._by_kind = {True: exact, False: ranges}
 
-    def all(self) -> dict[Prefix, int]:
-        """Return prefix to identity."""
-        exact = {_host(row): value for row, value in self._by_kind[True].items().items()}
-        ranges = {abi.unpack_prefix(row): value for row, value in self._by_kind[False].items().items()}
-        return {prefix: _identity(value) for prefix, value in (exact | ranges).items()}
+    def all(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
+        """Return prefix to identity, leaving out the prefixes in `but`."""
+        return {prefix: _identity(value) for prefix, value in self._rows() if prefix not in but}
+
+    def unlike(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
+        """Return what stands in the place of those rows that do not stand as they are given; None: nothing."""
+        different: dict[Prefix, int | None] = {}
+        for is_host, table in self._by_kind.items():
+            mine = [prefix for prefix in rows if prefix.is_host is is_host]
+            for prefix, value in zip(mine, _values(table, map(_row, mine)), strict=True):
+                identity = None if value is None else _identity(value)
+                if identity != rows[prefix]:
+                    different[prefix] = identity
+        return different
 
     def change(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> bool:
         """Change the rows; tell whether anything was different."""
         gone, changed = list(deletes), 0
+        new = self.unlike(puts)
         for is_host, table in self._by_kind.items():
-            rows = {_row(prefix): struct.pack("=I", puts[prefix]) for prefix in puts if prefix.is_host is is_host}
-            have = _rows(table, rows)
-            new = {row: value for row, value in rows.items() if have.get(row) != value}
-            table.put_all(new)
-            absent = [row for prefix in gone if prefix.is_host is is_host and (row := _row(prefix)) not in rows]
-            changed += len(new) + table.delete_all(absent)
-        return changed > 0
+            table.put_all(
+                {_row(prefix): struct.pack("=I", puts[prefix]) for prefix in new if prefix.is_host is is_host}
+            )
+            absent = [_row(prefix) for prefix in gone if prefix.is_host is is_host and prefix not in puts]
+            changed += table.delete_all(absent)
+        return len(new) + changed > 0
 
     def find(self, address: Address) -> tuple[Prefix, int] | None:
         """Return what the programs would find."""
@@ -50,25 +62,35 @@ class AddressTables:
         longest = max(covering, key=lambda prefix: prefix.length)
         return longest, _identity(covering[longest])
 
+    def _rows(self) -> Iterator[tuple[Prefix, bytes]]:
+        for rows in self._by_kind[True].chunks():
+            yield from ((_host(row), value) for row, value in rows)
+        for row, value in self._by_kind[False].items().items():
+            yield abi.unpack_prefix(row), value
+
 
 def _host(row: bytes) -> Prefix:
-    """Return the host prefix of a row; there are hundreds of thousands, so the text of IPv4 is not read again."""
+    """Return the host prefix of a row, without reading the text of IPv4 again."""
     if row.startswith(_MAPPED):
-        return Prefix.trusted(f"{row[12]}.{row[13]}.{row[14]}.{row[15]}/32")
+        return Prefix.trusted(socket.inet_ntoa(row[12:]) + "/32")
     return abi.unpack_address(row).prefix
 
 
 def _identity(value: bytes) -> int:
-    return int(struct.unpack("=I", value)[0])
+    return int.from_bytes(value, sys.byteorder)
 
 
-def _rows(table: Map, keys: Iterable[bytes]) -> Mapping[bytes, bytes]:
+def _values(table: Map, keys: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Return what stands under each key. A trie answers with the longest match, which may be another row: only its list tells."""
+    if table.spec.kind != "lpm_trie":
+        return table.get_each(keys)
     asked = list(keys)
-    # a trie answers with the longest match, which may be another row: only its list tells what it holds
-    if asked and (table.spec.kind == "lpm_trie" or len(asked) > _FEW):
-        return table.items()
-    return {key: value for key in asked if (value := table.get(key)) is not None}
+    rows = table.items() if asked else {}
+    return iter([rows.get(key) for key in asked])
 
 
 def _row(prefix: Prefix) -> bytes:
-    return abi.pack_address(prefix.address) if prefix.is_host else abi.pack_prefix(prefix)
+    if not prefix.is_host:
+        return abi.pack_prefix(prefix)
+    text = prefix.rpartition("/")[0]
+    return socket.inet_pton(socket.AF_INET6, text) if ":" in text else _MAPPED + socket.inet_aton(text)

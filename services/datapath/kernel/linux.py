@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,6 +239,10 @@ class LinuxKernel:
         """Return the endpoint's policy map; empty when it has none."""
         return self._tables.policies.rows(endpoint)
 
+    def holds_policy(self, endpoint: int, entries: Mapping[PolicyKey, PolicyValue]) -> bool:
+        """Tell whether the endpoint's policy map is there and holds exactly these entries."""
+        return self._tables.policies.hold(endpoint, entries)
+
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
         """Change the endpoint's policy map, then have its flows judged anew. Raises KernelError when it is full."""
         self._tables.apply_policy(endpoint, puts, deletes)
@@ -247,9 +251,13 @@ class LinuxKernel:
         """Return the path at which the endpoint's policy map is pinned."""
         return str(self._tables.policies.pin(endpoint))
 
-    def addresses(self) -> dict[Prefix, int]:
-        """Return prefix to identity as the maps have it."""
-        return self._tables.ipcache.all()
+    def addresses(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
+        """Return prefix to identity as the maps have it, leaving out the prefixes in `but`."""
+        return self._tables.ipcache.all(but)
+
+    def unlike_addresses(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
+        """Return what stands in the place of those rows that do not stand as they are given; None: nothing."""
+        return self._tables.ipcache.unlike(rows)
 
     def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
         """Change prefix to identity, then have flows judged anew if any mapping changed or went."""

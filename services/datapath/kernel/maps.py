@@ -6,6 +6,7 @@ import ctypes
 import errno
 import functools
 import os
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from services.datapath.operations import KernelError
 
 _BPFFS_MAGIC = 0xCAFE4A11
 _BPFFS = Path("/sys/fs/bpf")
+_IN_BATCHES = {"hash", "lpm_trie", "lru_hash"}
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 
@@ -38,6 +40,11 @@ class Map:
         with refusals(self.name):
             return syscalls.map_lookup(self.fd, key, self.spec.value_bytes)
 
+    def get_each(self, keys: Iterable[bytes]) -> Iterator[bytes | None]:
+        """Yield what stands under each of these keys, None where nothing does."""
+        with refusals(self.name):
+            yield from syscalls.map_lookup_each(self.fd, keys, self.spec.key_bytes, self.spec.value_bytes)
+
     def get_per_cpu(self, key: bytes) -> list[bytes]:
         """Return each processor's value."""
         size = (self.spec.value_bytes + 7) // 8 * 8
@@ -59,7 +66,7 @@ class Map:
             raise KernelError(f"map {self.name} refused an entry: {error.strerror}") from error
 
     def _put_all(self, entries: Mapping[bytes, bytes]) -> None:
-        if len(entries) < 4 or self.spec.kind not in {"hash", "lpm_trie", "lru_hash"}:
+        if len(entries) < 4 or self.spec.kind not in _IN_BATCHES:
             for key, value in entries.items():
                 syscalls.map_update(self.fd, key, value)
         else:
@@ -77,20 +84,37 @@ class Map:
 
     def delete_all(self, keys: Iterable[bytes]) -> int:
         """Remove entries; return how many there were."""
-        return sum([self.delete(key) for key in keys])
+        with refusals(self.name):
+            if self.spec.kind not in _IN_BATCHES:
+                return sum([syscalls.map_delete(self.fd, key) for key in keys])
+            return syscalls.map_delete_batch(self.fd, list(keys))
 
     def items(self) -> dict[bytes, bytes]:
         """Return the whole table."""
+        return dict(row for rows in self.chunks() for row in rows)
+
+    def count(self) -> int:
+        """Return how many entries there are."""
         size = self.spec.key_bytes, self.spec.value_bytes
         with refusals(self.name):
-            keys, values, count = syscalls.map_lookup_batch(self.fd, *size)
-        return {keys[size[0] * n : size[0] * (n + 1)]: values[size[1] * n : size[1] * (n + 1)] for n in range(count)}
+            return sum(len(keys) // size[0] for keys, _ in syscalls.map_lookup_batch(self.fd, *size))
+
+    def chunks(self) -> Iterator[Iterator[tuple[bytes, bytes]]]:
+        """Yield the whole table in parts, so that nobody has to hold all of it."""
+        split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{self.spec.value_bytes}s")
+        with refusals(self.name):
+            for keys, values in syscalls.map_lookup_batch(self.fd, self.spec.key_bytes, self.spec.value_bytes):
+                yield zip(_parts(split[0], keys), _parts(split[1], values), strict=True)
 
     def close(self) -> None:
         """Give the descriptor back; the pin keeps the map."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _parts(split: struct.Struct, packed: bytes) -> Iterator[bytes]:
+    return (part for (part,) in split.iter_unpack(packed))
 
 
 @functools.cache

@@ -7,6 +7,8 @@ for a larger one when its rows would crowd it. The exchange is atomic for the pr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from services.datapath.kernel import abi
@@ -15,6 +17,42 @@ from services.datapath.kernel.slots import MapPerEndpoint
 from services.datapath.operations import KernelError, PolicyCounters, PolicyKey, PolicyValue
 
 Rows = dict[bytes, bytes]
+_PACKED_KEPT = 4
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows of one kind as the kernel takes them."""
+
+    denies: Rows
+    allows: Rows
+
+    @property
+    def count(self) -> int:
+        """Return how many they are."""
+        return len(self.denies) + len(self.allows)
+
+    def stand_in(self, table: Map | None) -> bool:
+        """Tell whether the table has these rows and no others, whatever they have counted."""
+        have = _items(table)
+        wanted = chain(self.denies.items(), self.allows.items())
+        return len(have) == self.count and all(_is_same(have.get(key), value) for key, value in wanted)
+
+
+class _Packed:
+    """The rows of the entries met last: many endpoints share one policy, and packing costs more than writing."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[dict[PolicyKey, PolicyValue], tuple[PackedRows, PackedRows]]] = []
+
+    def rows(self, entries: Mapping[PolicyKey, PolicyValue]) -> tuple[PackedRows, PackedRows]:
+        """Return the exact rows and those of port ranges."""
+        for known, packed in self._known:
+            if known == entries:
+                return packed
+        packed = _pack(entries, of_ranges=False), _pack(entries, of_ranges=True)
+        self._known = [(dict(entries), packed), *self._known[: _PACKED_KEPT - 1]]
+        return packed
 
 
 class PolicyTables:
@@ -22,6 +60,7 @@ class PolicyTables:
 
     def __init__(self, pin_directory: Path) -> None:
         self._exact = MapPerEndpoint(pin_directory, "policy", "cilium_policy_", abi.POLICY_MAP)
+        self._packed = _Packed()
         self._ranges = MapPerEndpoint(pin_directory, "ranges", f"{abi.PIN_PREFIX}ranges_", abi.RANGE_MAP)
 
     def open(self, slots: Map, range_slots: Map) -> None:
@@ -52,20 +91,25 @@ class PolicyTables:
         ranges = {abi.unpack_range_key(key): value for key, value in _items(self.ranges(endpoint)).items()}
         return {key: abi.unpack_policy_value(value) for key, value in (exact | ranges).items()}
 
+    def hold(self, endpoint: int, entries: Mapping[PolicyKey, PolicyValue]) -> bool:
+        """Tell whether the endpoint's policy map is there, and it and the port ranges hold exactly these entries."""
+        table, (exact, ranges) = self.table(endpoint), self._packed.rows(entries)
+        return table is not None and exact.stand_in(table) and ranges.stand_in(self.ranges(endpoint))
+
     def change(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
         """Change the rows. Raises KernelError when they do not fit; then denies stand and allows may be missing."""
         _refuse(puts)
-        exact, ranges = _rows(puts, of_ranges=False), _rows(puts, of_ranges=True)
+        exact, ranges = self._packed.rows(puts)
         gone = [key for key in deletes if key not in puts]
         gone_exact = [abi.pack_policy_key(key) for key in gone if not key.port_bits]
         gone_ranges = [abi.pack_range_key(key) for key in gone if key.port_bits]
-        parts = [(self._with_room(endpoint, len(exact)), exact, gone_exact)]
+        parts = [(self._with_room(endpoint, exact.count), exact, gone_exact)]
         if (table := self._with_ranges(endpoint, ranges)) is not None:
             parts.append((table, ranges, gone_ranges))
         # denies come first and go last, so that a change that breaks off lets through less, not more
         for denies in (True, False):
             for table, rows, leaving in parts:
-                _put(table, {row: value for row, value in rows.items() if _denies(value) is denies}, leaving)
+                _put(table, rows.denies if denies else rows.allows, leaving)
         standing = [(table, _items(table), leaving) for table, _, leaving in parts if leaving]
         for denies in (False, True):
             for table, have, leaving in standing:
@@ -78,18 +122,17 @@ class PolicyTables:
         self._exact.delete(endpoint)
         self._ranges.delete(endpoint)
 
-    def _with_ranges(self, endpoint: int, rows: Rows) -> Map | None:
+    def _with_ranges(self, endpoint: int, rows: PackedRows) -> Map | None:
         table = self.ranges(endpoint)
-        return self._ranges.exchange(endpoint, abi.POLICY_ENTRIES, {}) if table is None and rows else table
+        return self._ranges.exchange(endpoint, abi.POLICY_ENTRIES, {}) if table is None and rows.count else table
 
     def _with_room(self, endpoint: int, more: int) -> Map:
         table = self.table(endpoint)
-        rows = _items(table)
-        wanted = len(rows) + more
+        wanted = more + (table.count() if table is not None else 0)
         size = next((size for size in abi.POLICY_SIZES if wanted * 4 <= size * 3), abi.POLICY_ENTRIES)
         if table is not None and table.spec.entries >= size:
             return table
-        return self._exact.exchange(endpoint, size, rows)
+        return self._exact.exchange(endpoint, size, _items(table))
 
 
 def _refuse(puts: Mapping[PolicyKey, PolicyValue]) -> None:
@@ -101,9 +144,13 @@ def _refuse(puts: Mapping[PolicyKey, PolicyValue]) -> None:
         raise KernelError(f"{refused[0]} is no block of ports of a protocol")
 
 
-def _rows(puts: Mapping[PolicyKey, PolicyValue], *, of_ranges: bool) -> Rows:
+def _pack(entries: Mapping[PolicyKey, PolicyValue], *, of_ranges: bool) -> PackedRows:
     pack = abi.pack_range_key if of_ranges else abi.pack_policy_key
-    return {pack(key): abi.pack_policy_value(value) for key, value in puts.items() if bool(key.port_bits) is of_ranges}
+    by_deny: dict[bool, Rows] = {True: {}, False: {}}
+    for key, value in entries.items():
+        if bool(key.port_bits) is of_ranges:
+            by_deny[value.deny][pack(key)] = abi.pack_policy_value(value)
+    return PackedRows(by_deny[True], by_deny[False])
 
 
 def _put(table: Map, rows: Rows, leaving: list[bytes]) -> None:
@@ -117,6 +164,12 @@ def _put(table: Map, rows: Rows, leaving: list[bytes]) -> None:
 
 def _items(table: Map | None) -> Rows:
     return table.items() if table is not None else {}
+
+
+def _is_same(have: bytes | None, want: bytes) -> bool:
+    return have is not None and (
+        have[:8] == want[:8] or abi.unpack_policy_value(have)[0] == abi.unpack_policy_value(want)[0]
+    )
 
 
 def _denies(value: bytes) -> bool:

@@ -9,12 +9,15 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+_NUMBER = _NUMBERS.get(platform.machine())
+_patient = ctypes.CDLL(None, use_errno=True).syscall
+_prompt = ctypes.PyDLL(None, use_errno=True).syscall
+"""Keeps the interpreter during the call: to have it back from a busy thread takes a thousand times as long as a look-up."""
+_patient.restype = _prompt.restype = ctypes.c_long
 
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
 _PIN, _GET, _TEST_RUN, _INFO = 6, 7, 10, 15
@@ -37,11 +40,10 @@ MAP_TYPES = {
 NO_PREALLOC = 1
 
 
-def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
-    number = _NUMBERS.get(platform.machine())
-    if number is None:
+def _bpf(command: int, attr: ctypes.Array[ctypes.c_char], call: Callable[..., int] = _patient) -> int:
+    if _NUMBER is None:
         raise OSError(38, f"bpf(2) has no known number on {platform.machine()}")
-    result = int(_libc.syscall(number, command, attr, len(attr)))
+    result = call(_NUMBER, command, attr, _ATTR_BYTES)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -90,12 +92,28 @@ def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
     """Return the value, or None."""
     value = ctypes.create_string_buffer(value_bytes)
     try:
-        _bpf(_LOOKUP, _attr("I4xQQQ", fd, _address(key), _address(value), 0))
+        _bpf(_LOOKUP, _attr("I4xQQQ", fd, _address(key), _address(value), 0), _prompt)
     except OSError as error:
         if error.errno == _ENOENT:
             return None
         raise
     return value.raw
+
+
+def map_lookup_each(fd: int, keys: Iterable[bytes], key_bytes: int, value_bytes: int) -> Iterator[bytes | None]:
+    """Yield the value or None for each key, in the shortest way: a large table is asked for every row of it."""
+    place, value = ctypes.create_string_buffer(key_bytes), ctypes.create_string_buffer(value_bytes)
+    attr = _attr("I4xQQQ", fd, _address(place), _address(value), 0)
+    for key in keys:
+        place.raw = key
+        try:
+            _bpf(_LOOKUP, attr, _prompt)
+        except OSError as error:
+            if error.errno != _ENOENT:
+                raise
+            yield None
+        else:
+            yield value.raw
 
 
 def map_update(fd: int, key: bytes, value: bytes) -> None:
@@ -142,22 +160,30 @@ def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
         raise failure
 
 
-def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, at_once: int = 4096) -> tuple[bytes, bytes, int]:
-    """Return all keys, all values and their number."""
+def map_delete_batch(fd: int, keys: Sequence[bytes]) -> int:
+    """Remove entries; return how many there were. The kernel stops at a key that is absent: what is behind it is tried again."""
+    packed, done, absent = b"".join(keys), 0, 0
+    while (past := done + absent) < len(keys):
+        rest = _address(packed) + past * len(keys[0])
+        count, failure = _batch(_DELETE_BATCH, fd, (0, 0, rest, 0), len(keys) - past)
+        if failure is not None and failure.errno != _ENOENT:
+            raise failure
+        done, absent = done + count, absent + (failure is not None)
+    return done
+
+
+def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, at_once: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+    """Yield all keys and all values, some thousands at once, packed one behind the other."""
     keys, values = ctypes.create_string_buffer(key_bytes * at_once), ctypes.create_string_buffer(value_bytes * at_once)
     place = ctypes.create_string_buffer(max(key_bytes, 8))
-    found: list[tuple[bytes, bytes]] = []
-    total, again = 0, 0
-    while True:
+    again, more = 0, True
+    while more:
         buffers = (again, _address(place), _address(keys), _address(values))
         count, failure = _batch(_LOOKUP_BATCH, fd, buffers, at_once)
         if failure is not None and failure.errno != _ENOENT:
             raise failure
-        found.append((keys.raw[: count * key_bytes], values.raw[: count * value_bytes]))
-        total += count
-        if failure is not None:
-            return b"".join(part for part, _ in found), b"".join(part for _, part in found), total
-        again = _address(place)
+        again, more = _address(place), failure is None
+        yield keys.raw[: count * key_bytes], values.raw[: count * value_bytes]
 
 
 def object_pin(fd: int, path: str) -> None:
@@ -219,7 +245,7 @@ class PreparedTestRun:
     def run(self, size: int) -> tuple[int, int]:
         """Run once on the first `size` bytes of the packet; return the program's result and the packet's size afterwards."""
         _TEST_RUN_ATTR.pack_into(self._attr, 0, self._fd, 0, size, self._room, *self._buffers, *self._contexts)
-        if _libc.syscall(self._number, self._command, self._attr, self._size) < 0:
+        if _patient(self._number, self._command, self._attr, self._size) < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         return _TEST_RUN_ANSWER.unpack_from(self._attr, 4)

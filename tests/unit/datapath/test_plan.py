@@ -13,7 +13,12 @@ from services.datapath.plan import expand, foreign, plan, too_many
 from tests.unit.datapath.world import entry
 
 _KEYS = st.builds(
-    PolicyKey, st.integers(0, 3), st.sampled_from([0, 80, 443]), st.sampled_from([0, 6, 17]), st.integers(0, 1)
+    PolicyKey,
+    st.integers(0, 3),
+    st.sampled_from([0, 80, 443]),
+    st.sampled_from([0, 6, 17]),
+    st.integers(0, 1),
+    st.just(0),
 )
 _VALUES = st.builds(PolicyValue, st.booleans(), st.integers(0, 2), st.just(0), st.integers(0, 3))
 _MAPS = st.dictionaries(_KEYS, _VALUES, max_size=12)

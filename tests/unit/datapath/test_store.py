@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from fairlead.address import Address, Prefix
 from fairlead.schema.base import EndpointId, NodeName
 from fairlead.schema.datapath import BreakGlass
+from services.datapath.ledger import Ledger
 from services.datapath.model import EndpointRecord, PolicyMap
 from services.datapath.operations import PolicyKey, PolicyValue
-from services.datapath.store import Finding, Ledger, Origins, Store
+from services.datapath.store import Finding, Origins, Store
 
 NOW = datetime(2026, 1, 1, 12, 30, 1, 500, tzinfo=UTC)
 RECORD = EndpointRecord(
@@ -109,7 +110,8 @@ def test_of_published_findings_the_newest_twenty_stay_and_unpublished_ones_all(t
 
 
 def test_ages_come_back(tmp_path: Path) -> None:
-    ages = {Prefix("10.0.0.2"): (300, NOW), Prefix("fd00::/64"): (1 << 24, NOW)}
+    fleet = [Prefix.trusted(f"fd00:1111:2222:3333:4444:5555:{n >> 8:x}:{n & 255:x}/128") for n in range(100_000)]
+    ages = {(300, NOW): [Prefix("10.0.0.2")], (1 << 24, NOW): [Prefix("fd00::/64")], (301, NOW): fleet}
     Store(tmp_path).save_ages(ages)
     assert Store(tmp_path).ages() == ages
     (tmp_path / "known-since").write_bytes(b"\xc1")
