@@ -34,8 +34,8 @@ test: setup  ## every test that this machine can run; says at its end what it co
 test-restart: setup  ## a thousand SIGKILLs of the datapath under traffic; ARGS="--kills 100" for fewer
 	$(PY) -m tests.restart $(ARGS)
 
-lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it running
-	$(PY) -m tests.lab
+lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it running, ROUTING=vxlan or geneve, FAMILY=6, UNDERLAY=6
+	$(PY) -m tests.lab $(if $(ROUTING),--routing $(ROUTING)) $(if $(FAMILY),--family $(FAMILY)) $(if $(UNDERLAY),--underlay $(UNDERLAY))
 
 lab-down:  ## remove what a lab has left behind
 	/usr/bin/python3 -m tests.lab.down

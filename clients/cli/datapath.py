@@ -1,4 +1,4 @@
-"""`fairlead datapath verify`: is the kernel of each node as it should be?"""
+"""`fairlead datapath verify`: is the kernel of each node as it should be? `fairlead datapath features`: what can it do?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from clients.cli.output import Answer, Exit
 from clients.cli.session import Session
 from fairlead.schema.base import Empty
 from fairlead.schema.datapath import VERIFY, Verification
+from fairlead.schema.features import FEATURES, KernelFeature
 
 
 async def run(session: Session) -> Answer:
@@ -28,6 +29,22 @@ def _summary(answer: Verification) -> str:
     return f"{answer.node}: {verdict} ({compared} compared)"
 
 
+async def features(session: Session) -> Answer:
+    """Ask every node what its kernel can do, and what is used where it cannot."""
+    found = await session.each(FEATURES, Empty())
+    rows = [
+        (node, answer.kernel, one.name, "yes" if one.present else "no", _used(one))
+        for node, answer in found.items()
+        for one in answer.features
+    ]
+    text = output.table(("NODE", "KERNEL", "FEATURE", "THERE", "USED FOR"), rows)
+    return Answer(list(found.values()), text, session.status)
+
+
+def _used(one: KernelFeature) -> str:
+    return one.use if one.present or not one.instead else f"{one.use}; instead: {one.instead}"
+
+
 def register(commands: command.Subcommands) -> None:
     """Declare `datapath verify`."""
     group = command.group(commands, "datapath", "a node's kernel", "fairlead datapath verify")
@@ -39,3 +56,11 @@ def register(commands: command.Subcommands) -> None:
         "fairlead datapath verify --node n2",
     )
     command.node_option(verifying)
+    asking = command.add(
+        group,
+        "features",
+        features,
+        "what each node's kernel can do, and what is used where it cannot",
+        "fairlead datapath features --node n2",
+    )
+    command.node_option(asking)

@@ -18,6 +18,7 @@ _NAMED = 5
 def conditions(datapath: Datapath, alarm_s: float) -> Iterator[Condition]:
     """Yield every condition: name, whether it is well, and what to know about it."""
     yield "kernel", not datapath.kernel_error, datapath.kernel_error
+    yield "kernel features", True, datapath.capabilities.lacking
     yield _endpoints(datapath)
     yield _reconcilers(datapath)
     yield _known(datapath)

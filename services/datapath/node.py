@@ -68,7 +68,7 @@ class Node:
     def begin(self) -> None:
         """Want what the disk says."""
         self.addresses.hear(host_source(self.registration.addresses))
-        self.registration.state_node(())
+        self.registration.state_node(self.prefixes.desired().get("own", ()))
         for record in self.endpoints.records.values():
             self._learn(record)
         self.endpoints.load()

@@ -8,7 +8,7 @@ an endpoint only after `put_endpoint`.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -185,13 +185,26 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Feature:
+    """Something that kernels have or have not."""
+
+    name: str
+    present: bool
+    use: str
+    """What the datapath does with it."""
+    instead: str = ""
+    """What is used where it is missing; empty: without it the datapath does not start."""
+
+
+@dataclass(frozen=True)
 class KernelReport:
     """What `start` found and did, for the log and `fairlead status`."""
 
     adopted: bool
     """True: programs and maps of an earlier process were taken over."""
     compile_s: float = 0.0
-    features: Mapping[str, bool] = field(default_factory=dict)
+    features: tuple[Feature, ...] = ()
+    kernel_release: str = ""
     pin_directory: str = ""
     uplinks: tuple[str, ...] = ()
     migrated_from: int = 0

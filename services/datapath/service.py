@@ -23,8 +23,10 @@ from fairlead.errors import FairleadError, NotFound, Unavailable
 from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty, EndpointId, IdentityId, NodeName
 from fairlead.schema.datapath import Flow, PolicyMapEntry
+from fairlead.schema.features import FEATURES
 from fairlead.schema.identity import WORLD
 from services.datapath.breakglass import BreakGlassLog
+from services.datapath.capabilities import Capabilities
 from services.datapath.endpoints import EndpointOperations
 from services.datapath.explain import Circumstances, explain
 from services.datapath.flows import FlowRecorder
@@ -74,6 +76,7 @@ class Datapath:
         self.node = Node(self.name, addresses, store, clock, overlay)
         self.node.registration.labels = settings.node_labels
         self.mirrors = Mirrors(bus, store, clock, self.node)
+        self.capabilities = Capabilities(self.name)
         self.thread = KernelThread()
         self.breakglass = BreakGlassLog(self.name, store, clock)
         self._realiser = Realiser(kernel, store, self.breakglass.found)
@@ -142,6 +145,7 @@ class Datapath:
                 await self._clock.sleep(_START_RETRY_S)
                 continue
             _LOG.info("kernel: %s", report)
+            self.capabilities.hear(report)
             self.kernel_error = ""
             self._started.set()
             return
@@ -294,6 +298,7 @@ class Datapath:
             route(topics.POLICY_MAP, self.dump_policy, self.name),
             route(topics.LOOKUP_ADDRESS, self.look_up, self.name),
             route(topics.FLOWS, self.list_flows, self.name),
+            route(FEATURES, self.capabilities.show, self.name),
             route(topics.VERIFY, self.verify, self.name),
         )
 

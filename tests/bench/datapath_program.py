@@ -18,14 +18,17 @@ from services.datapath.kernel.linux import Tuning
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.testrun import REDIRECT, SHOT
 from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.overlay import Overlay
 from tests.bench.programs import DESTINATION, NOTHING, PORT, PORTS, PORTS_PER_DPORT, Case, Programs
 from tests.bench.tables import Table
 from tests.kernel.packets import SYN, frame, tcp, udp
-from tests.kernel.rig import FAR, Rig, new_rig, pod_address, run
+from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run
 
 PEER = {4: "198.51.100.7", 6: "2001:db8:7::7"}
 PEER_IDENTITY, TCP = 2000, 6
 IN, OUT = 0, 1
+OVERLAY = "overlay"
+"""The node whose packets to others travel in VXLAN."""
 FLOWS, CYCLE, REPEAT = 131_072, 50_000, 200_000
 NEW_FLOWS = 8 * PORTS_PER_DPORT
 FIRST_ADDRESS = int.from_bytes(Address("10.64.0.0").packed, "big")
@@ -69,6 +72,9 @@ class Node:
             self.rig.policy(endpoint, policy(peer, self.entries))
         peers = {Prefix(address): PEER_IDENTITY for address in PEER.values()}
         self.rig.kernel.apply_addresses(peers | dict(many_addresses(self.addresses - len(peers))), ())
+        if self.name == OVERLAY:
+            tunnels = dict.fromkeys((Prefix(address) for address in PEER.values()), Address(FAR[4]))
+            self.rig.kernel.apply_tunnels(tunnels, ())
         wire = Netlink()
         far = _far_mac(self.rig)
         for address in FAR.values():
@@ -133,6 +139,12 @@ def denied(rig: Rig, name: str, source: int, **more: int) -> Case:
 def rows_of(node: Node) -> list[Row]:
     """Return the cases of one node."""
     rig, cases = node.rig, []
+    if node.name == OVERLAY:
+        cycling = {"vary": PORT, "count": CYCLE}
+        cases.append(Row(node.name, remote(rig, "established pod to remote, VXLAN")))
+        cases.append(Row(node.name, remote(rig, "established pod to remote, VXLAN, IPv6", 6)))
+        cases.append(Row(node.name, remote(rig, "established remote, VXLAN, 50 000 flows cycling", **cycling)))
+        return cases
     cases.append(Row(node.name, local(rig, 4, "established pod to local pod")))
     cases.append(Row(node.name, remote(rig, "established pod to remote")))
     cases.append(Row(node.name, ingress(node, "ingress from the network")))
@@ -156,10 +168,12 @@ def rows_of(node: Node) -> list[Row]:
 def measure(rounds: int) -> list[Row]:
     """Build the nodes, run all rows in turn that many times, and return what they took."""
     programs = Programs()
-    sizes = {"base": (10, 1000), "entries": (16_384, 1000), "addresses": (10, 300_000)}
+    sizes = {"base": (10, 1000), "entries": (16_384, 1000), "addresses": (10, 300_000), OVERLAY: (10, 1000)}
+    ways = {OVERLAY: Overlay("vxlan", (Address(NODE[4]),))}
     with ExitStack() as stack:
         nodes = {
-            name: Node(name, stack.enter_context(new_rig(Tuning(flows=FLOWS))), *size) for name, size in sizes.items()
+            name: Node(name, stack.enter_context(new_rig(Tuning(flows=FLOWS), ways.get(name))), *size)
+            for name, size in sizes.items()
         }
         for node in nodes.values():
             with netlink.inside(node.rig.netns("n")):
@@ -194,6 +208,7 @@ def figures(rows: list[Row]) -> dict[str, float]:
     return {
         "established_local_ns": base["established pod to local pod"],
         "established_remote_ns": base["established pod to remote"],
+        "established_overlay_ns": by[OVERLAY, "established pod to remote, VXLAN"].median_ns,
         "ingress_ns": base["ingress from the network"],
         "denied_ns": base["denied by the sender's policy"],
         "new_local_ns": base["new flow to local pod, table full"],
@@ -218,7 +233,7 @@ def tables(rows: list[Row]) -> list[Table]:
     by = {(row.node, row.case.name): row for row in rows}
     for row in rows:
         name = row.case.name
-        if row.node != "base":
+        if row.node not in {"base", OVERLAY}:
             continue
         cost.add(
             name,

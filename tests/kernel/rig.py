@@ -17,6 +17,7 @@ from services.datapath.kernel import maps, netlink
 from services.datapath.kernel.linux import LinuxKernel, Tuning
 from services.datapath.kernel.testrun import TestRun
 from services.datapath.operations import EndpointEntry, Event, KernelError, Link, Plugged, PolicyKey, PolicyValue
+from services.datapath.overlay import Overlay
 
 SMALL = Tuning(flows=4096, addresses=4096)
 ALLOW_IN, ALLOW_OUT = PolicyKey(0, 0, 0, 0), PolicyKey(0, 0, 0, 1)
@@ -167,7 +168,7 @@ def _wire_network(name: str) -> None:
 
 
 @contextmanager
-def new_rig(tuning: Tuning = SMALL) -> Iterator[Rig]:
+def new_rig(tuning: Tuning = SMALL, tunnels: Overlay | None = None) -> Iterator[Rig]:
     """Build the node, stay in its namespace meanwhile, and leave nothing."""
     reason = why_not()
     if reason:
@@ -180,7 +181,7 @@ def new_rig(tuning: Tuning = SMALL) -> Iterator[Rig]:
         _wire_network(name)
         stack.enter_context(netlink.inside(f"/run/netns/{name}n"))
         pins = Path("/sys/fs/bpf") / name
-        kernel = LinuxKernel(pins, ("up0",), tuning)
+        kernel = LinuxKernel(pins, ("up0",), tuning, tunnels)
         stack.callback(kernel.destroy)
         kernel.start()
         rig = Rig(name, kernel, pins)

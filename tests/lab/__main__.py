@@ -18,6 +18,7 @@ from tests.lab.lab import Lab
 from tests.lab.network import LabError
 from tests.lab.report import Report
 from tests.lab.steps.story import Story
+from tests.lab.topology import Ways, describe
 
 _NEEDED = {"1", "2"}
 """Steps that the later ones stand on."""
@@ -60,7 +61,8 @@ async def tell(story: Story, wanted: set[str]) -> None:
 
 async def main(options: argparse.Namespace) -> int:
     """Run the lab; return its exit status."""
-    report, lab, began_s = Report(), Lab(), time.monotonic()
+    report, began_s = Report(), time.monotonic()
+    lab = Lab(describe(ways=Ways(options.routing, options.family, options.underlay)))
     _interrupt_once()
     lab.take_lock()
     keep = options.keep
@@ -143,6 +145,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--steps", default="", metavar="1,2,...", help="run these only; 1 and 2 are needed by the others"
     )
+    parser.add_argument(
+        "--routing", default="native", choices=("native", "vxlan", "geneve"), help="how packets travel between nodes"
+    )
+    parser.add_argument("--family", type=int, default=4, choices=(4, 6), help="what the story's traffic is made of")
+    parser.add_argument("--underlay", type=int, default=4, choices=(4, 6), help="what tunnels are made of")
     return parser.parse_args()
 
 

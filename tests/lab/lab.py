@@ -213,8 +213,9 @@ class Lab:
         network.remove_namespace(self.topology, name)
         self.workloads.pop(name, None)
 
-    def address(self, name: str, family: int = 4) -> str:
-        """Return the address of a workload or of a host beside the lab."""
+    def address(self, name: str, family: int = 0) -> str:
+        """Return the address of a workload or of a host beside the lab; of the story's family unless another is asked for."""
+        family = family or self.topology.ways.family
         attached = self.workloads.get(name)
         known = attached.endpoint.addresses if attached else self.topology.addresses[name]
         return next(str(one) for one in known if (":" in one) == (family == 6))

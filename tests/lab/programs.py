@@ -125,6 +125,7 @@ class Programs:
             "FAIRLEAD_NATS": f"nats://127.0.0.1:{_NATS}",
             "FAIRLEAD_UPLINKS": ",".join(node.uplinks),
             "FAIRLEAD_NODE_ADDRESSES": ",".join(node.addresses),
+            "FAIRLEAD_ROUTING": self._topology.ways.routing,
             "FAIRLEAD_PIN_DIRECTORY": str(self.pins(node.name)),
             "FAIRLEAD_BGP_ASN": str(node.asn),
             "FAIRLEAD_BGP_PEERS": ",".join(f"{peer.address}:{peer.asn}" for peer in node.peers),

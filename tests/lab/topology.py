@@ -78,7 +78,7 @@ class Node:
     asn: int
     uplinks: tuple[str, ...]
     addresses: tuple[str, ...]
-    """All addresses of the uplinks, the first one is the node's BGP router id."""
+    """All addresses of the uplinks. The first IPv4 one is the node's BGP router id; tunnels prefer the first one's family."""
     peers: tuple[Peer, ...]
 
 
@@ -94,6 +94,18 @@ class Router:
 
 
 @dataclass(frozen=True)
+class Ways:
+    """How packets travel in this lab."""
+
+    routing: str = "native"
+    """Between nodes: `native`, or inside `vxlan` or `geneve`."""
+    family: int = 4
+    """What the story's traffic is made of."""
+    underlay: int = 4
+    """What tunnels are made of."""
+
+
+@dataclass(frozen=True)
 class Topology:
     """The whole lab."""
 
@@ -106,6 +118,7 @@ class Topology:
     """The IPv4 address of the namespace `ctl`."""
     addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Addresses of the hosts on the segments, by name."""
+    ways: Ways = Ways()
 
     def full(self, name: str) -> str:
         """Return the name that the namespace has on this machine."""
@@ -120,7 +133,7 @@ class Topology:
         return next(node for node in self.nodes if node.name == name)
 
 
-def describe(prefix: str = "flab", node_count: int = 3) -> Topology:
+def describe(prefix: str = "flab", node_count: int = 3, ways: Ways = Ways()) -> Topology:
     """Return the lab with `node_count` nodes, two routers, two segments and their hosts."""
     hosts = {"vm-1": ("legacy", 101), "bm-1": ("legacy", 102), "ctl": ("control", 10)}
     numbers = range(1, node_count + 1)
@@ -133,10 +146,11 @@ def describe(prefix: str = "flab", node_count: int = 3) -> Topology:
             *(_node(node) for node in numbers),
         ),
         cables=(*_fabric(numbers), *_segments(hosts)),
-        nodes=tuple(_node_facts(node) for node in numbers),
+        nodes=tuple(_node_facts(node, ways) for node in numbers),
         routers=tuple(_router_facts(router, numbers) for router in (1, 2)),
         control=_bare(_on_segment("control", hosts["ctl"][1])[0]),
         addresses={name: tuple(_bare(a) for a in _on_segment(*place)) for name, place in hosts.items()},
+        ways=ways,
     )
 
 
@@ -203,10 +217,11 @@ def _segments(hosts: dict[str, tuple[str, int]]) -> list[Cable]:
     return [*routers, *(Cable(("lan", name), (name, "eth0")) for name in hosts)]
 
 
-def _node_facts(node: int) -> Node:
+def _node_facts(node: int, ways: Ways) -> Node:
     ends = [_on_fabric(router, node, 2) for router in (1, 2)]
     peers = tuple(Peer(f"tor{r}", _bare(_on_fabric(r, node, 1)[0]), FIRST_ROUTER_ASN + r - 1) for r in (1, 2))
-    addresses = tuple(_bare(end[family]) for family in (0, 1) for end in ends)
+    families = (0, 1) if ways.underlay == 4 else (1, 0)
+    addresses = tuple(_bare(end[family]) for family in families for end in ends)
     return Node(f"n{node}", FIRST_NODE_ASN + node - 1, ("up1", "up2"), addresses, peers)
 
 

@@ -21,6 +21,7 @@ from services.datapath.operations import (
     EndpointEntry,
     Event,
     EventKind,
+    Feature,
     KernelError,
     KernelReport,
     Link,
@@ -55,7 +56,9 @@ class FakeKernel(FakeRoutes):
         """Adopt or create the world."""
         self._enter("start")
         adopted, self.world.started = self.world.started, True
-        return KernelReport(adopted=adopted, features={"fake": True}, pin_directory="fake")
+        return KernelReport(
+            adopted=adopted, features=(Feature("dicts", present=True, use="everything"),), pin_directory="fake"
+        )
 
     def plug(self, link: Link) -> Plugged:
         """Make the link be there; another namespace or interface makes a new one."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import abi, links, loader, overlay, plumbing, routes, syscalls
+from services.datapath.kernel import abi, features, links, loader, overlay, plumbing, routes, syscalls
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.maps import ensure_pin_directory
 from services.datapath.kernel.netlink import Netlink
@@ -22,6 +22,7 @@ from services.datapath.kernel.tables import Tables
 from services.datapath.operations import (
     EndpointEntry,
     Event,
+    Feature,
     KernelError,
     KernelReport,
     Link,
@@ -74,6 +75,7 @@ class LinuxKernel:
         self._reader: EventReader | None = None
         self._host_ifindex = 0
         self._mtu_bytes = 0
+        self._features: tuple[Feature, ...] = ()
 
     @property
     def _wire(self) -> Netlink:
@@ -87,6 +89,8 @@ class LinuxKernel:
         """Adopt or create maps and programs, and attach them to the uplinks. Forwarding never stops meanwhile."""
         ensure_pin_directory(self._directory)
         self._netlink = self._netlink or Netlink()
+        self._features = self._features or features.probe(self._netlink)
+        features.require(self._features)
         moved = self._tables.open()
         schema, _, source = self._tables.version()
         compile_s = self._load_programs(bytes(32) if moved else source)
@@ -97,7 +101,8 @@ class LinuxKernel:
         return KernelReport(
             adopted=schema != 0,
             compile_s=compile_s,
-            features={"redirect_peer": True, "verdict_epochs": True, "l7": False, "port_ranges": True},
+            features=self._features,
+            kernel_release=os.uname().release,
             pin_directory=str(self._directory),
             uplinks=self._uplinks,
             migrated_from=schema if moved else 0,

@@ -69,8 +69,14 @@ class Map:
         if len(entries) < 4 or self.spec.kind not in _IN_BATCHES:
             for key, value in entries.items():
                 syscalls.map_update(self.fd, key, value)
-        else:
+            return
+        try:
             syscalls.map_update_batch(self.fd, b"".join(entries), b"".join(entries.values()), len(entries))
+        except OSError as error:
+            if error.errno != syscalls.ENOTSUPP:
+                raise
+            for key, value in entries.items():  # kernels before 5.14 have no batches of a trie
+                syscalls.map_update(self.fd, key, value)
 
     def add(self, key: bytes, value: bytes) -> bool:
         """Put one entry unless there is one; tell whether it was put."""
@@ -87,7 +93,13 @@ class Map:
         with refusals(self.name):
             if self.spec.kind not in _IN_BATCHES:
                 return sum([syscalls.map_delete(self.fd, key) for key in keys])
-            return syscalls.map_delete_batch(self.fd, list(keys))
+            wanted = list(keys)
+            try:
+                return syscalls.map_delete_batch(self.fd, wanted)
+            except OSError as error:
+                if error.errno != syscalls.ENOTSUPP:
+                    raise
+                return sum([syscalls.map_delete(self.fd, key) for key in wanted])
 
     def items(self) -> dict[bytes, bytes]:
         """Return the whole table."""
@@ -95,16 +107,34 @@ class Map:
 
     def count(self) -> int:
         """Return how many entries there are."""
-        size = self.spec.key_bytes, self.spec.value_bytes
-        with refusals(self.name):
-            return sum(len(keys) // size[0] for keys, _ in syscalls.map_lookup_batch(self.fd, *size))
+        return sum(len(keys) // self.spec.key_bytes for keys, _ in self._packed())
 
     def chunks(self) -> Iterator[Iterator[tuple[bytes, bytes]]]:
         """Yield the whole table in parts, so that nobody has to hold all of it."""
         split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{self.spec.value_bytes}s")
+        for keys, values in self._packed():
+            yield zip(_parts(split[0], keys), _parts(split[1], values), strict=True)
+
+    def _packed(self) -> Iterator[tuple[bytes, bytes]]:
         with refusals(self.name):
-            for keys, values in syscalls.map_lookup_batch(self.fd, self.spec.key_bytes, self.spec.value_bytes):
-                yield zip(_parts(split[0], keys), _parts(split[1], values), strict=True)
+            try:
+                yield from syscalls.map_lookup_batch(self.fd, self.spec.key_bytes, self.spec.value_bytes)
+            except OSError as error:
+                if error.errno != syscalls.ENOTSUPP:
+                    raise
+                rows = self.walk()
+                yield b"".join(rows), b"".join(rows.values())
+
+    def walk(self) -> dict[bytes, bytes]:
+        """Return the whole table, asking for one row after the other, as kernels need that have no batches of this kind."""
+        found: dict[bytes, bytes] = {}
+        with refusals(self.name):
+            key = syscalls.map_next_key(self.fd, None, self.spec.key_bytes)
+            while key is not None:
+                if (value := syscalls.map_lookup(self.fd, key, self.spec.value_bytes)) is not None:
+                    found[key] = value
+                key = syscalls.map_next_key(self.fd, key, self.spec.key_bytes)
+        return found
 
     def close(self) -> None:
         """Give the descriptor back; the pin keeps the map."""

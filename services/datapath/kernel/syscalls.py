@@ -20,7 +20,7 @@ _prompt = ctypes.PyDLL(None, use_errno=True).syscall
 _patient.restype = _prompt.restype = ctypes.c_long
 
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
-_PIN, _GET, _TEST_RUN, _INFO = 6, 7, 10, 15
+_NEXT_KEY, _LOAD, _PIN, _GET, _TEST_RUN, _INFO, _QUERY = 4, 5, 6, 7, 10, 15, 16
 _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _ATTR_BYTES = 144
 _ENOENT, _EEXIST = 2, 17
@@ -38,6 +38,10 @@ MAP_TYPES = {
     "ringbuf": 27,
 }
 NO_PREALLOC = 1
+ENOTSUPP = 524
+"""The kernel's own number for what a kind of map cannot do; not in `errno`."""
+_SCHED_CLS = 3
+_LOG_BYTES = 1 << 14
 
 
 def _bpf(command: int, attr: ctypes.Array[ctypes.c_char], call: Callable[..., int] = _patient) -> int:
@@ -184,6 +188,41 @@ def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, at_once: int = 4
             raise failure
         again, more = _address(place), failure is None
         yield keys.raw[: count * key_bytes], values.raw[: count * value_bytes]
+
+
+def map_next_key(fd: int, key: bytes | None, key_bytes: int) -> bytes | None:
+    """Return the key behind `key` (None: the first), or None at the end."""
+    following = ctypes.create_string_buffer(key_bytes)
+    try:
+        _bpf(_NEXT_KEY, _attr("I4xQQQ", fd, _address(key) if key else 0, _address(following), 0))
+    except OSError as error:
+        if error.errno == _ENOENT:
+            return None
+        raise
+    return following.raw
+
+
+def program_complaint(instructions: bytes) -> str:
+    """Load a program for tc, and return what the verifier says against it; empty when it has no objection."""
+    log, licence = ctypes.create_string_buffer(_LOG_BYTES), b"GPL\0"
+    count = len(instructions) // 8
+    attr = _attr(
+        "2I2Q2IQ2I", _SCHED_CLS, count, _address(instructions), _address(licence), 1, _LOG_BYTES, _address(log), 0, 0
+    )
+    try:
+        os.close(_bpf(_LOAD, attr))
+    except OSError as error:
+        if not log.value:
+            raise
+        del error  # the log says more
+    return log.value.decode(errors="replace")
+
+
+def programs_attached(ifindex: int, kind: int) -> int:
+    """Return how many programs are attached to a device in that way. Raises OSError where the kernel knows no such way."""
+    attr = _attr("4IQI", ifindex, kind, 0, 0, 0, 0)
+    _bpf(_QUERY, attr)
+    return int(struct.unpack_from("=I", attr.raw, 24)[0])
 
 
 def object_pin(fd: int, path: str) -> None:

@@ -39,5 +39,10 @@ async def run(story: Story) -> None:
 
 
 def _record(address: str) -> dict[str, object]:
-    facts = {"generation": 1, "addresses": [f"{address}/32"], "labels": ["app=employee"], "owner": "cloud team"}
+    facts = {
+        "generation": 1,
+        "addresses": [f"{address}/{128 if ':' in address else 32}"],
+        "labels": ["app=employee"],
+        "owner": "cloud team",
+    }
     return {**_RECORD, **facts}

@@ -16,7 +16,7 @@ from fairlead.bus import Bus, Route, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
 from fairlead.errors import Exhausted, FairleadError, NotFound
-from fairlead.schema import BUCKETS, bgp, datapath, health, identity, ipam, policy
+from fairlead.schema import BUCKETS, bgp, datapath, features, health, identity, ipam, policy
 from fairlead.schema.base import BucketSpec, Empty, EndpointId, IdentityId, NodeName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -121,6 +121,13 @@ class Node:
         kept = [one for one in self.flows if ask.uuid in ("", one.uuid) and ask.verdict in ("", one.verdict)]
         return datapath.FlowList(node=self.name, flows=tuple(kept[-ask.last :]))
 
+    async def list_features(self, _ask: Empty) -> features.KernelFeatures:
+        there = features.KernelFeature(name="vxlan devices", present=True, use="routing = vxlan", instead="another")
+        missing = features.KernelFeature(
+            name="geneve devices", present=False, use="routing = geneve", instead="another"
+        )
+        return features.KernelFeatures(node=self.name, kernel="6.1.0", features=(there, missing))
+
     async def peers(self, _ask: Empty) -> bgp.Peers:
         up = bgp.Peer(name="tor1", address=Address("fd00::1"), peer_asn=65001, local_asn=65000, state="Established")
         down = msgspec.structs.replace(up, name="tor2", state="Active")
@@ -140,6 +147,7 @@ class Node:
             (datapath.POLICY_MAP, self.dump),
             (datapath.LOOKUP_ADDRESS, self.lookup),
             (datapath.FLOWS, self.list_flows),
+            (features.FEATURES, self.list_features),
             (bgp.PEERS, self.peers),
             (bgp.ROUTES, self.routes_announced),
         ]

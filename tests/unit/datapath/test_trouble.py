@@ -11,9 +11,10 @@ from fairlead.address import Address, Prefix
 from fairlead.bus_memory import Hub
 from fairlead.errors import NotFound, Unavailable
 from fairlead.schema import datapath as topics
+from fairlead.schema.base import Empty
 from fairlead.schema.datapath import EndpointState
 from fairlead.schema.policy import POLICY_ROWS
-from services.datapath.operations import KernelError, Link
+from services.datapath.operations import Feature, KernelError, KernelReport, Link
 from tests.unit.datapath.world import Control, TestNode, entry, until
 
 
@@ -175,3 +176,12 @@ async def test_a_disk_that_refuses_changes_nothing(node: TestNode, control: Cont
     (node.folder / "elsewhere").rename(folder)
     assert (await node.attach("db", "10.0.0.3")).state is EndpointState.READY
     assert await node.detach("web")
+
+
+async def test_what_the_kernel_lacks_is_told_and_is_no_trouble(node: TestNode) -> None:
+    await until(lambda: node.conditions.get("kernel") == (True, ""))
+    lacking = Feature("geneve devices", present=False, use="routing = geneve", instead="another `routing`")
+    node.datapath.capabilities.hear(KernelReport(adopted=False, features=(lacking,), kernel_release="5.10.0"))
+    await until(lambda: node.conditions["kernel features"] == (True, "geneve devices: another `routing` instead"))
+    told = await node.datapath.capabilities.show(Empty())
+    assert (told.kernel, [(one.name, one.present) for one in told.features]) == ("5.10.0", [("geneve devices", False)])

@@ -126,3 +126,19 @@ async def test_a_node_that_routes_natively_removes_what_tunnels_left(tmp_path: P
     await until(lambda: node.world.tunnels == {})
     await node.stop()
     assert node.datapath.node.tunnels.table.desired() == {}
+
+
+async def test_a_node_that_starts_again_states_its_prefixes_from_the_first(tmp_path: Path) -> None:
+    """What it said without them would take its tunnels from every other node."""
+    hub = Hub()
+    control = Control(hub)
+    await control.start()
+    await control.claim("10.0.0.0/24")
+    node = TestNode(tmp_path, hub)
+    await node.start()
+    await until(lambda: control.nodes and control.nodes[-1].prefixes)
+    said = len(control.nodes)
+    await node.restart()
+    await until(lambda: len(control.nodes) > said)
+    await node.stop()
+    assert {one.prefixes for one in control.nodes[said:]} == {(Prefix("10.0.0.0/24"),)}
