@@ -12,9 +12,10 @@ from fairlead.address import Address
 from fairlead.errors import Conflict, Exhausted
 from fairlead.schema.datapath import AttachEndpoint, EndpointState
 from fairlead.schema.identity import UNKNOWN
+from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.operations import Link, PolicyKey, PolicyValue
 
-LAST_ENDPOINT = 65535
+LAST_ENDPOINT = HOST_ENDPOINT - 1
 _NO_LABELS = "waiting for its labels: whoever attached it will tell them"
 
 

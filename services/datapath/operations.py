@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from fairlead.address import Address, Prefix
 from fairlead.errors import FairleadError
+from services.datapath.failsafe import HostEntry
 
 
 class KernelError(FairleadError):
@@ -249,6 +250,18 @@ class Kernel(Protocol):
 
     def policy_pin(self, endpoint: int) -> str:
         """Return the path at which the endpoint's policy map is pinned."""
+
+    def own_addresses(self) -> tuple[Address, ...]:
+        """Return every address of the node itself, link-local ones too, sorted; loopback's are left out."""
+
+    def host(self) -> HostEntry | None:
+        """Return how the node itself is filtered; None: it is not."""
+
+    def put_host(self, entry: HostEntry) -> None:
+        """Filter what the node itself receives and sends by the policy map of HOST_ENDPOINT. Flows are judged anew."""
+
+    def delete_host(self) -> None:
+        """Filter the node itself no more, and remove its policy map."""
 
     def addresses(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
         """Return prefix to identity as the maps have it, leaving out the prefixes in `but`: there are hundreds of thousands."""

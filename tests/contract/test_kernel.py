@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fairlead.address import Address, Prefix
+from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
 from services.datapath.operations import (
     POLICY_MAP_CAPACITY,
     EndpointEntry,
@@ -240,6 +241,26 @@ def test_a_second_process_adopts_everything(bench: Bench, kernel: Kernel) -> Non
     assert successor.start().adopted
     assert (successor.plugged(), successor.endpoints(), successor.policy(1), successor.addresses()) == before
     assert bench.connects((bench.namespace("web"), WEB4), (bench.namespace("db"), DB4), 80)
+
+
+def test_the_node_itself_is_filtered_from_put_to_delete(bench: Bench, kernel: Kernel) -> None:
+    assert kernel.host() is None
+    failsafe = frozenset((FailsafePort(INGRESS, TCP, 22), FailsafePort(EGRESS, UDP, 53)))
+    entry = HostEntry((WEB4, WEB6), failsafe, ingress_default_deny=5, egress_default_deny=6)
+    kernel.apply_policy(HOST_ENDPOINT, {ANY_IN: DENY}, ())
+    kernel.put_host(replace(entry, addresses=(WEB6, WEB4)))
+    kernel.put_host(entry)
+    again = bench.again()
+    again.start()
+    assert again.host() == entry
+    assert {key: value for key, (value, _) in again.policy(HOST_ENDPOINT).items()} == {ANY_IN: DENY}
+    assert again.endpoints() == {}
+    again.put_host(HostEntry((DB4,)))
+    assert again.host() == HostEntry((DB4,))
+    again.delete_host()
+    again.delete_host()
+    assert again.host() is None
+    assert again.policy(HOST_ENDPOINT) == {}
 
 
 def test_prefixes_can_be_set_again(kernel: Kernel) -> None:

@@ -289,7 +289,7 @@ def test_what_is_for_others_passes_untouched(rig: Rig, network: TestRun, host: T
 @families
 def test_flow_ages_by_state(rig: Rig, pod: TestRun, family: int) -> None:
     rig.policy(2, {PolicyKey(0, 80, TCP, 0): PolicyValue()})
-    table, hz = rig.kernel._tables.maps["conntrack"], rig.kernel._tables._settings()[2]
+    table, hz = rig.kernel._tables.maps["conntrack"], rig.kernel._tables.settings()[2]
 
     def age(seconds: int) -> None:
         [(key, value)] = table.items().items()

@@ -37,7 +37,7 @@ async def test_the_counters_see_what_goes_wrong() -> None:
         server = next(number for number, row in _entries(made).items() if Address(story.addresses("server")[0]) in row)
         with tables_of(made) as tables:
             await asyncio.sleep(0.3)
-            before = tables._state(server)
+            before = tables.state(server)
             tables._write_state(server, before._replace(flags=3, epoch=before.epoch + 1))  # held
             await asyncio.sleep(0.3)
             tables._write_state(server, before._replace(epoch=before.epoch + 2))

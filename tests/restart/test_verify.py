@@ -56,7 +56,7 @@ def _tables(change: Callable[[Tables], object]) -> Callable[[Node], None]:
 
 def _state(**fields: object) -> Callable[[Node], None]:
     """Return the damage of an endpoint's entry; endpoint 1 is web."""
-    return _tables(lambda tables: tables._write_state(1, tables._state(1)._replace(**fields)))  # type: ignore[arg-type] # merged
+    return _tables(lambda tables: tables._write_state(1, tables.state(1)._replace(**fields)))  # type: ignore[arg-type] # merged
 
 
 def _ip(*words: str, pod: str = "") -> Callable[[Node], None]:

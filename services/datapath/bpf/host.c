@@ -6,6 +6,7 @@
 #include "lib/parse.h"
 #include "lib/handle.h"
 
+/* For a pod, or while a host policy is in force for the node itself. */
 static __always_inline int to_pods(struct __sk_buff *skb, int origin)
 {
 	struct packet p = {};
@@ -21,14 +22,19 @@ static __always_inline int to_pods(struct __sk_buff *skb, int origin)
 	else
 		v.reason = parse_ipv6(skb, &p);
 	/* fragments leave traces, and errors are reported, only for our own */
-	if ((v.reason || p.fragment) && !endpoint_with(&p.destination))
+	if ((v.reason || p.fragment) && !receiver_of(&p, origin))
 		return TC_ACT_OK;
 	if (!v.reason)
 		v.reason = parse_l4(skb, &p);
-	if (!v.reason)
-		return handle(skb, &p, origin);
-	v.endpoint = endpoint_with(&p.destination);
-	return v.endpoint ? drop(skb, &p, &v) : TC_ACT_OK;
+	if (v.reason) {
+		v.endpoint = receiver_of(&p, origin);
+		if (!v.endpoint)
+			return TC_ACT_OK;
+		/* the node speaks more protocols than pods may: policy judges them without ports */
+		if (v.endpoint != HOST_ENDPOINT || v.reason != DROP_UNKNOWN_L4)
+			return drop(skb, &p, &v);
+	}
+	return handle(skb, &p, origin);
 }
 
 int from_network(struct __sk_buff *skb)
@@ -73,4 +79,35 @@ int from_host(struct __sk_buff *skb)
 	int action = to_pods(skb, ORIGIN_HOST);
 
 	return action == TC_ACT_OK ? to_other_nodes(skb) : action;
+}
+
+/*
+ * Attached to tc egress of the uplinks while a host policy is in force. What pods send passes here too: like all that
+ * the node forwards it came in by some device, and what it says itself did not.
+ */
+int to_uplink(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct verdict v = {.direction = EGRESS, .endpoint = HOST_ENDPOINT, .source_identity = IDENTITY_HOST};
+
+	if (!firewall_is_on() || skb->vlan_present ||
+	    (skb->protocol != BE16(ETH_P_IP) && skb->protocol != BE16(ETH_P_IPV6)))
+		return TC_ACT_OK;
+	make_linear(skb, headers_length(skb));
+	if (skb->protocol == BE16(ETH_P_IP))
+		v.reason = parse_ipv4(skb, &p);
+	else
+		v.reason = parse_ipv6(skb, &p);
+	if (is_multicast(&p) || (skb->ingress_ifindex && !is_own(&p.source)))
+		return TC_ACT_OK;
+	if (!v.reason)
+		v.reason = parse_l4(skb, &p);
+	if (skb->ingress_ifindex && v.reason)
+		return TC_ACT_OK;
+	if (v.reason && v.reason != DROP_UNKNOWN_L4)
+		return drop(skb, &p, &v);
+	/* what the node says about packets that it cannot deliver is no speech of its own */
+	if (p.icmp_error || is_essential(&p))
+		return TC_ACT_OK;
+	return handle(skb, &p, ORIGIN_UPLINK);
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fairlead.address import Address, Prefix
+from services.datapath.failsafe import FailsafePort
 from services.datapath.kernel.syscalls import NO_PREALLOC
 from services.datapath.operations import Event, EventKind, PolicyCounters, PolicyKey, PolicyValue
 
@@ -23,7 +24,7 @@ OLDEST_READER = 1
 """The oldest schema from which, and to which, maps can be moved: since then values have only grown at their ends."""
 
 PIN_PREFIX = "fairlead_"
-PROGRAMS = ("from_pod", "from_network", "from_host", "from_overlay")
+PROGRAMS = ("from_pod", "from_network", "from_host", "from_overlay", "to_uplink")
 POLICY_ENTRIES = 16384
 POLICY_SIZES = (256, 1024, 4096, POLICY_ENTRIES)
 MAX_ENDPOINTS = 65536
@@ -33,6 +34,7 @@ GATEWAY_MAC = bytes.fromhex("02666c000001")
 """The host side of every veth pair, and fairlead_host; neighbour.h answers with it."""
 
 ENDPOINT_PRESENT, ENDPOINT_HELD, ENDPOINT_AUDIT_INGRESS, ENDPOINT_AUDIT_EGRESS = 1, 2, 4, 8
+FEATURE_FIREWALL = 4
 BPF_DIRECTORY = Path(__file__).resolve().parent.parent / "bpf"
 
 ENDPOINT_STATE = struct.Struct("=6I6s6sI")
@@ -111,7 +113,10 @@ def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
         "ipcache": MapSpec("hash", 16, 4, addresses, NO_PREALLOC),
         "ipcache_prefix": MapSpec("lpm_trie", 24, 4, addresses, NO_PREALLOC),
         "tunnels": MapSpec("lpm_trie", 24, 16, MAX_TUNNELS, NO_PREALLOC),
+        "host_addresses": MapSpec("hash", 16, 4, 4096, NO_PREALLOC),
+        "failsafe": MapSpec("hash", 4, 4, 4096, NO_PREALLOC),
         "conntrack": MapSpec("lru_hash", FLOW_KEY.size, FLOW.size, flows),
+        "scratch": MapSpec("percpu_array", 4, FLOW.size + 96, 1),
         "fragments": MapSpec("lru_hash", 40, 8, 8192),
         "settings": MapSpec("array", 4, SETTINGS.size, 1),
         "denials": MapSpec("percpu_array", 4, 96, 1024),
@@ -183,6 +188,17 @@ def unpack_policy_value(packed: bytes) -> tuple[PolicyValue, PolicyCounters]:
     (proxy_port,) = struct.unpack_from(">H", packed)
     flags, precedence, provenance, packets, length = _POLICY_REST.unpack_from(packed, 2)
     return PolicyValue(bool(flags & 1), precedence, proxy_port, provenance), PolicyCounters(packets, length)
+
+
+def pack_failsafe(port: FailsafePort) -> bytes:
+    """Return the key of a port of this node that no policy can close."""
+    return struct.pack(">HBB", port.port, port.protocol, port.direction)
+
+
+def unpack_failsafe(key: bytes) -> FailsafePort:
+    """Return the port that a key means."""
+    port, protocol, direction = struct.unpack(">HBB", key)
+    return FailsafePort(direction, protocol, port)
 
 
 def unpack_event(packed: bytes) -> Event:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from fairlead.address import Address, Prefix
-from fairlead.schema.identity import WORLD
+from fairlead.schema.identity import HOST, WORLD
+from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
 from services.datapath.kernel.fake_routes import FakeRoutes
 from services.datapath.kernel.fake_world import FakeWorld, PacketVerdict
 from services.datapath.kernel.twin.cases import Fate, Met
@@ -32,7 +33,6 @@ from services.datapath.operations import (
     PolicyValue,
 )
 
-_LAST_ENDPOINT = 65535
 _EVENTS_KEPT = 4096
 
 
@@ -49,8 +49,8 @@ class FakeKernel(FakeRoutes):
         fault = self.world.faults.get((operation, endpoint))
         if fault:
             raise KernelError(f"{operation} {endpoint or ''}: {fault}")
-        if endpoint and not 1 <= endpoint <= _LAST_ENDPOINT:
-            raise KernelError(f"{operation}: endpoint {endpoint} is out of range: use 1 to {_LAST_ENDPOINT}")
+        if endpoint and not 1 <= endpoint <= HOST_ENDPOINT:
+            raise KernelError(f"{operation}: endpoint {endpoint} is out of range: use 1 to {HOST_ENDPOINT}")
 
     def start(self) -> KernelReport:
         """Adopt or create the world."""
@@ -140,6 +140,29 @@ class FakeKernel(FakeRoutes):
     def policy_pin(self, endpoint: int) -> str:
         """Return a name that looks like the real pin."""
         return f"fake/fairlead_policy_{endpoint:05d}"
+
+    def own_addresses(self) -> tuple[Address, ...]:
+        """Return the addresses that the world gives this node."""
+        self._enter("own_addresses")
+        return tuple(sorted(self.world.own))
+
+    def host(self) -> HostEntry | None:
+        """Return how the node itself is filtered."""
+        self._enter("host")
+        return self.world.host
+
+    def put_host(self, entry: HostEntry) -> None:
+        """Filter the node itself."""
+        self._enter("put_host", HOST_ENDPOINT)
+        self.world.host = replace(entry, addresses=tuple(sorted(entry.addresses)))
+        self.world.log.append("put_host")
+
+    def delete_host(self) -> None:
+        """Filter the node itself no more."""
+        self._enter("delete_host", HOST_ENDPOINT)
+        self.world.host = None
+        self.world.policies.pop(HOST_ENDPOINT, None)
+        self.world.log.append("delete_host")
 
     def addresses(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
         """Return prefix to identity, leaving out the prefixes in `but`."""
@@ -247,12 +270,22 @@ class FakeKernel(FakeRoutes):
         return found[1] if found else WORLD
 
     def _local(self, address: Address) -> EndpointEntry | None:
+        host = self.world.host
+        if host is not None and address in host.addresses:
+            silent = {
+                "ingress_default_deny": host.ingress_default_deny,
+                "egress_default_deny": host.egress_default_deny,
+            }
+            return EndpointEntry(HOST_ENDPOINT, 0, HOST, b"", b"", host.addresses, held=False, **silent)
         return next((entry for entry in self.world.entries.values() if address in entry.addresses), None)
 
     def _judge(self, entry: EndpointEntry, peer: int, protocol: int, port: int, direction: int) -> PacketVerdict:
         verdict = PacketVerdict(passes=False, endpoint=entry.endpoint, direction=direction)
         if entry.held:
             return verdict._replace(reason=int(DropReason.HELD))
+        host = self.world.host
+        if entry.endpoint == HOST_ENDPOINT and host and FailsafePort(direction, protocol, port) in host.failsafe:
+            return verdict._replace(passes=True)
         match = Policy(self.world.policies.get(entry.endpoint)).best(peer, protocol, port, direction)
         if match is None:
             silent = entry.egress_default_deny if direction == EGRESS else entry.ingress_default_deny

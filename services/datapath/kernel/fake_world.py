@@ -6,7 +6,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fairlead.address import Prefix
+from fairlead.address import Address, Prefix
+from services.datapath.failsafe import HostEntry
 from services.datapath.kernel.abi import unpack_address
 from services.datapath.kernel.fake_routes import FakeWays
 from services.datapath.kernel.twin.cases import Route
@@ -45,6 +46,9 @@ class FakeWorld(FakeWays):
     policies: dict[int, dict[PolicyKey, PolicyValue]] = field(default_factory=dict)
     counters: dict[tuple[int, PolicyKey], PolicyCounters] = field(default_factory=dict)
     addresses: dict[Prefix, int] = field(default_factory=dict)
+    own: tuple[Address, ...] = ()
+    """The node's own addresses."""
+    host: HostEntry | None = None
     reports: deque[Event] = field(default_factory=deque)
     lost: int = 0
     packets_by_fate: Counter[tuple[int, int]] = field(default_factory=Counter)

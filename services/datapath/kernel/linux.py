@@ -16,6 +16,7 @@ from pathlib import Path
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi, features, links, loader, overlay, plumbing, routes, syscalls
 from services.datapath.kernel.events import EventReader
+from services.datapath.kernel.firewall import Firewall, FirewallCalls
 from services.datapath.kernel.maps import ensure_pin_directory
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.tables import Tables
@@ -54,7 +55,7 @@ class Tuning:
     flow_events_per_second: int = 1000
 
 
-class LinuxKernel:
+class LinuxKernel(FirewallCalls):
     """The kernel of the network namespace in which `start` is called."""
 
     def __init__(
@@ -70,6 +71,7 @@ class LinuxKernel:
         self._tuning = tuning or Tuning()
         self._overlay = tunnels
         self._tables = Tables(pin_directory, self._tuning.flows, self._tuning.addresses)
+        self._firewall = Firewall(self._tables)
         self._programs: dict[str, int] = {}
         self._netlink: Netlink | None = None
         self._reader: EventReader | None = None
@@ -155,6 +157,7 @@ class LinuxKernel:
             if device.name in places:
                 program, hook = places[device.name]
                 self._attach(device.ifindex, hook, program)
+        self._guard_uplinks()
         self._tables.migration.catch_up(attached=True)
         self._tables.set_version(abi.source_hash())
         self._tables.migration.finish()
@@ -185,11 +188,8 @@ class LinuxKernel:
         devices = {device.name: device for device in links.all_devices(wire)}
         mine = [name for name in devices if links.endpoint_of_interface(name) is not None]
         mine += [name for name in (links.HOST_DEVICE, *overlay.DEVICES.values()) if name in devices]
-        for name in self._uplinks:
-            if name in devices and links.attached(wire, devices[name].ifindex, links.INGRESS) is not None:
-                wire.send([links.detach(devices[name].ifindex, links.INGRESS)])
-                if not links.has_filters(wire, devices[name].ifindex):
-                    wire.send([links.remove_clsact(devices[name].ifindex)])
+        for name in devices.keys() & set(self._uplinks):
+            plumbing.release_uplink(wire, devices[name].ifindex)
         routes.remove_all(wire)
         wire.send([links.remove_device(name) for name in mine])
         self._netlink = wire

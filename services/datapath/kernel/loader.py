@@ -66,7 +66,7 @@ def _load(pin_directory: Path) -> None:
             lib.bpf_table_key_size(module.module, name.encode()),
             lib.bpf_table_leaf_size(module.module, name.encode()),
         )
-        if spec.key_bytes and name != "abi" and sizes != (spec.key_bytes, spec.value_bytes):
+        if spec.key_bytes and sizes != (spec.key_bytes, spec.value_bytes):
             raise KernelError(f"map {name}: C says {sizes}, abi.py says {(spec.key_bytes, spec.value_bytes)}")
     for name in abi.PROGRAMS:
         _pin(pin_directory, name, module.load_func(name, BPF.SCHED_CLS).fd)

@@ -71,3 +71,11 @@ def plugged(wire: Netlink) -> dict[int, Plugged]:
             mac = links.pod_mac(endpoint)
             found[endpoint] = Plugged(endpoint, device.name, device.ifindex, device.mac, mac)
     return found
+
+
+def release_uplink(wire: Netlink, ifindex: int) -> None:
+    """Take our filters off an uplink, and the qdisc below them unless somebody else has filters there."""
+    hooks = [hook for hook in (links.INGRESS, links.EGRESS) if links.attached(wire, ifindex, hook) is not None]
+    wire.send([links.detach(ifindex, hook) for hook in hooks])
+    if hooks and not links.has_filters(wire, ifindex):
+        wire.send([links.remove_clsact(ifindex)])

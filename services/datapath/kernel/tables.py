@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
+from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.kernel import abi
 from services.datapath.kernel.ipcache import AddressTables
 from services.datapath.kernel.maps import Map, open_or_create
@@ -69,10 +70,19 @@ class Tables:
         self.maps["abi"].put(_ZERO, abi.ABI.pack(abi.SCHEMA_VERSION, abi.OLDEST_READER, source))
 
     def set_settings(self, settings: abi.Settings) -> None:
-        """Tell the programs; the address epoch stays what it is."""
-        self._write_settings(settings._replace(address_epoch=self._settings().address_epoch))
+        """Tell the programs; the address epoch stays what it is, and so does whether the node is filtered."""
+        standing = self.settings()
+        features = settings.features | (standing.features & abi.FEATURE_FIREWALL)
+        self._write_settings(settings._replace(address_epoch=standing.address_epoch, features=features))
 
-    def _settings(self) -> abi.Settings:
+    def set_feature(self, feature: int, *, on: bool) -> None:
+        """Turn one feature on or off."""
+        settings = self.settings()
+        features = settings.features | feature if on else settings.features & ~feature
+        self._write_settings(settings._replace(features=features))
+
+    def settings(self) -> abi.Settings:
+        """Return what the programs are told."""
         return abi.Settings(*abi.SETTINGS.unpack(self.maps["settings"].get(_ZERO) or bytes(abi.SETTINGS.size)))
 
     def _write_settings(self, settings: abi.Settings) -> None:
@@ -82,12 +92,13 @@ class Tables:
 
     def bump_addresses(self) -> None:
         """Have every flow judged anew."""
-        settings = self._settings()
+        settings = self.settings()
         self._write_settings(settings._replace(address_epoch=(settings.address_epoch + 1) & 0xFFFFFFFF))
 
     # endpoints
 
-    def _state(self, endpoint: int) -> abi.EndpointState:
+    def state(self, endpoint: int) -> abi.EndpointState:
+        """Return the endpoint's state; all zero where none stands. Raises KernelError."""
         packed = self.maps["endpoint_state"].get(_number(endpoint))
         if packed is None:
             raise KernelError(f"endpoint {endpoint} is out of range: numbers go from 1 to {abi.MAX_ENDPOINTS - 1}")
@@ -98,7 +109,7 @@ class Tables:
 
     def bump_endpoint(self, endpoint: int) -> None:
         """Have the endpoint's flows judged anew."""
-        state = self._state(endpoint)
+        state = self.state(endpoint)
         self._write_state(endpoint, state._replace(epoch=(state.epoch + 1) & 0xFFFFFFFF))
 
     def addresses_by_endpoint(self) -> dict[int, list[Address]]:
@@ -109,19 +120,19 @@ class Tables:
         return found
 
     def endpoints(self) -> dict[int, EndpointEntry]:
-        """Return every endpoint that stands."""
+        """Return every endpoint that stands, but for the node itself."""
         addresses = self.addresses_by_endpoint()
         found: dict[int, EndpointEntry] = {}
         for key, packed in self.maps["endpoint_state"].items().items():
             state = abi.EndpointState(*abi.ENDPOINT_STATE.unpack(packed))
-            if state.flags & abi.ENDPOINT_PRESENT:
-                number = int(struct.unpack("=I", key)[0])
+            number = int(struct.unpack("=I", key)[0])
+            if state.flags & abi.ENDPOINT_PRESENT and number != HOST_ENDPOINT:
                 found[number] = _entry(number, state, addresses.get(number, []))
         return found
 
     def put_endpoint(self, entry: EndpointEntry) -> None:
         """Write the entry, then its addresses, then the epochs."""
-        before = self._state(entry.endpoint)
+        before = self.state(entry.endpoint)
         after = abi.EndpointState(
             before.epoch,
             entry.ifindex,
@@ -148,7 +159,7 @@ class Tables:
 
     def delete_endpoint(self, endpoint: int) -> None:
         """Take the addresses away, then the entry; the epoch stays, so that the number can be used again."""
-        before = self._state(endpoint)
+        before = self.state(endpoint)
         blank = abi.EndpointState(before.epoch)
         gone = self._set_addresses(endpoint, set())
         if gone or before != blank:

@@ -94,6 +94,19 @@ struct tunnel_to {
 };
 MAP("lpm_trie", struct prefix_key, struct tunnel_to, tunnels);
 
+/*
+ * This node itself as an endpoint, with state and policy map like any other; there while a host policy is in force.
+ * Its addresses stand apart: a version that knows of no firewall must not take them for a pod's.
+ */
+#define HOST_ENDPOINT 65535
+MAP("hash", struct address, struct endpoint_of, host_addresses);
+struct failsafe_key {
+	__u16 port_be;
+	__u8 protocol;
+	__u8 direction; /* seen from the node */
+};
+MAP("hash", struct failsafe_key, __u32, failsafe);
+
 /* One entry per flow, whoever speaks: the smaller end comes first. */
 struct flow_key {
 	struct address low;
@@ -197,6 +210,14 @@ struct settings {
 #define FEATURE_MASQUERADE_IPV6 2
 #define FEATURE_FIREWALL	4
 MAP("array", __u32, struct settings, settings);
+
+/* Which version of the maps stands, for the one program whose filter an older version would leave alone. */
+struct abi_version {
+	__u32 schema;
+	__u32 oldest_reader;
+	__u8 source[32];
+};
+MAP("array", __u32, struct abi_version, abi);
 
 /* By reason * 2 + direction; reason 0 is forwarded. */
 struct counter {

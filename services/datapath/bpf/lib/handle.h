@@ -25,7 +25,10 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 		return false;
 	if (origin == ORIGIN_POD)
 		return who->source_endpoint && who->source->ifindex == skb->ifindex;
-	if (who->source_endpoint)
+	if (origin == ORIGIN_UPLINK)
+		return !who->destination_endpoint && (skb->ingress_ifindex || !who->far_flags) &&
+		       (who->source_endpoint == HOST_ENDPOINT || who->far_flags == FLOW_STACK);
+	if (who->source_endpoint && (origin != ORIGIN_HOST || who->source_endpoint != HOST_ENDPOINT))
 		return false;
 	if (origin == ORIGIN_HOST)
 		return who->far_flags == (FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST));
@@ -38,13 +41,15 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int origin, const struct settings *config,
 				   struct flow *flow, const struct parties *who)
 {
-	struct verdict v = {.direction = origin == ORIGIN_POD ? EGRESS : INGRESS};
+	struct verdict v = {.direction = direction_of(origin)};
 	int action = TC_ACT_OK;
 
-	if (who->destination_endpoint)
-		v.reason = to_endpoint(skb, p, who->destination, origin, &action);
-	else if (who->far_flags & FLOW_STACK)
+	if (origin == ORIGIN_UPLINK || (origin == ORIGIN_NETWORK && who->destination_endpoint == HOST_ENDPOINT))
+		return TC_ACT_OK; /* where it goes already */
+	if (origin == ORIGIN_POD && who->far_flags & FLOW_STACK)
 		action = to_stack(config);
+	else if (who->destination_endpoint)
+		v.reason = to_endpoint(skb, p, who->destination, origin, &action);
 	else if (who->far_flags & FLOW_OVERLAY)
 		v.reason = to_tunnel(skb, p, config, flow, who->source->identity, &action);
 	else
@@ -58,16 +63,41 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int 
 	return tell_sender(skb, p, v.reason, config);
 }
 
+/* The slow way: judge the packet, then send it on or drop it. */
+static __always_inline int handle_judged(struct __sk_buff *skb, struct packet *p, int origin, struct flow_key *key,
+					 struct flow *flow, bool from_low, const struct settings *config,
+					 struct parties *who)
+{
+	__u32 zero = 0;
+	struct scratch *room = scratch.lookup(&zero);
+	int action = REFUSED;
+	struct verdict *v;
+
+	if (!room)
+		return TC_ACT_SHOT;
+	room->packet = *p;
+	p = &room->packet;
+	v = &room->verdict;
+	__builtin_memset(v, 0, sizeof(*v));
+	v->direction = direction_of(origin);
+	if (flow || !denied_just_now(skb, p, key, from_low, origin, config, v))
+		action = judge(skb, p, origin, key, flow, from_low, config, who, v, room);
+	if (action == REFUSED)
+		return drop(skb, p, v);
+	if (action != CONTINUE)
+		return action;
+	count(skb, 0, v->direction);
+	return deliver(skb, p, origin, config, 0, who);
+}
+
 static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int origin)
 {
-	struct verdict v = {};
 	struct parties who = {};
 	struct flow_key key = {};
 	struct settings *config;
 	struct flow *flow;
 	__u32 zero = 0;
 	bool from_low;
-	int action;
 
 	config = settings.lookup(&zero);
 	if (!config)
@@ -75,15 +105,9 @@ static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int o
 	from_low = make_flow_key(&key, &p->source, &p->destination, p->sport_be, p->dport_be);
 	key.protocol = p->protocol;
 	flow = conntrack.lookup(&key);
-	if (flow && trusted(skb, p, origin, flow, from_low, config, &who)) {
-		touch_flow(flow, p, from_low, skb->len);
-		count(skb, 0, origin == ORIGIN_POD ? EGRESS : INGRESS);
-		return deliver(skb, p, origin, config, flow, &who);
-	}
-	if (!flow && denied_just_now(skb, p, &key, from_low, origin, config, &v))
-		return drop(skb, p, &v);
-	action = judge(skb, p, origin, &key, flow, from_low, config, &who);
-	if (action != CONTINUE)
-		return action;
-	return deliver(skb, p, origin, config, 0, &who);
+	if (!flow || !trusted(skb, p, origin, flow, from_low, config, &who))
+		return handle_judged(skb, p, origin, &key, flow, from_low, config, &who);
+	touch_flow(flow, p, from_low, skb->len);
+	count(skb, 0, direction_of(origin));
+	return deliver(skb, p, origin, config, flow, &who);
 }

@@ -9,12 +9,27 @@
 #pragma once
 #include "conntrack.h"
 #include "denial.h"
+#include "firewall.h"
 #include "identity.h"
 #include "policy.h"
 #include "related.h"
 #include "tunnel.h"
 
+/*
+ * What the slow way works on. In a map it takes nothing of the stack, and the verifier (6.18) knows nothing of the
+ * values: what it knows it follows, one combination after the other, and gives up after a million instructions.
+ */
+struct scratch {
+	struct flow begun;
+	struct packet packet;
+	struct verdict verdict;
+	__u32 far_flags;
+	__u32 pad;
+};
+MAP("percpu_array", __u32, struct scratch, scratch);
+
 #define CONTINUE -1
+#define REFUSED	 -2
 #define NOT_OURS 255 /* as a reason: the packet is for somebody else */
 
 /* Return the identity of the far end as sender. Only this node's own stack may speak as the host. */
@@ -22,7 +37,7 @@ static __always_inline __u32 far_source_identity(struct packet *p, int origin, _
 {
 	__u32 identity;
 
-	if (origin == ORIGIN_HOST && far_flags & FLOW_HOST)
+	if (origin == ORIGIN_UPLINK || (origin == ORIGIN_HOST && far_flags & FLOW_HOST))
 		return IDENTITY_HOST;
 	if (origin == ORIGIN_OVERLAY)
 		return p->tunnel_identity;
@@ -38,6 +53,8 @@ static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p,
 
 	who->source_endpoint = endpoint_with(&p->source);
 	who->destination_endpoint = endpoint_with(&p->destination);
+	if (config->features & FEATURE_FIREWALL)
+		seat_host(skb, p, origin, flow, who);
 	who->source = state_of(who->source_endpoint);
 	who->destination = state_of(who->destination_endpoint);
 	if (!who->source || !who->destination)
@@ -46,24 +63,31 @@ static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p,
 	if (origin == ORIGIN_POD) {
 		if (!who->source_endpoint || who->source->ifindex != skb->ifindex)
 			return DROP_INVALID_SOURCE;
-		who->far_flags = flow ? flow->flags & (FLOW_STACK | FLOW_HOST) : 0;
+		who->far_flags = flow && !who->destination_endpoint ? flow->flags & (FLOW_STACK | FLOW_HOST) : 0;
+		if (who->destination_endpoint == HOST_ENDPOINT)
+			who->far_flags = FLOW_STACK | FLOW_HOST;
 		if (config->tunnel_ifindex && !who->far_flags && !who->destination_endpoint &&
 		    tunnel_to(&p->destination, p->family))
 			who->far_flags = FLOW_OVERLAY;
 		return 0;
 	}
-	if (!who->destination_endpoint)
-		return NOT_OURS;
-	if (who->source_endpoint)
-		return DROP_INVALID_SOURCE;
 	who->far_flags = 0; /* not what the flow says: its far end may have moved from behind the stack */
+	if (origin == ORIGIN_UPLINK) {
+		who->far_flags = who->source_endpoint ? 0 : FLOW_STACK;
+		return 0;
+	}
+	if (!who->destination_endpoint || (who->destination_endpoint == HOST_ENDPOINT && is_essential(p)))
+		return NOT_OURS;
+	if (who->source_endpoint && (origin != ORIGIN_HOST || who->source_endpoint != HOST_ENDPOINT))
+		return DROP_INVALID_SOURCE;
 	if (origin == ORIGIN_HOST)
 		who->far_flags = FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST);
-	else if (flow && flow->flags & FLOW_HOST)
+	else if (flow && flow->flags & FLOW_HOST && who->destination_endpoint != HOST_ENDPOINT)
 		return DROP_INVALID_SOURCE; /* the network does not speak for this node */
 	else if (origin == ORIGIN_OVERLAY)
 		who->far_flags = FLOW_OVERLAY;
-	else if (config->tunnel_ifindex && tunnel_to(&p->source, p->family))
+	else if (config->tunnel_ifindex && who->destination_endpoint != HOST_ENDPOINT &&
+		 tunnel_to(&p->source, p->family))
 		return DROP_INVALID_SOURCE; /* nor for what other nodes have: that comes by their tunnels */
 	return 0;
 }
@@ -72,11 +96,11 @@ static __always_inline void find_identities(struct packet *p, int origin, struct
 {
 	v->source_identity = who->source->identity;
 	v->destination_identity = who->destination->identity;
-	if (origin != ORIGIN_POD)
+	if (!who->source_endpoint)
 		v->source_identity = far_source_identity(p, origin, who->far_flags);
-	else if (who->far_flags & FLOW_HOST)
+	else if (origin == ORIGIN_POD && who->far_flags & FLOW_HOST)
 		v->destination_identity = IDENTITY_HOST;
-	else if (!who->destination_endpoint)
+	if (!who->destination_endpoint && !(who->far_flags & FLOW_HOST))
 		v->destination_identity = identity_with(&p->destination, p->family);
 	if (origin == ORIGIN_POD && !who->destination_endpoint && v->destination_identity == IDENTITY_HOST)
 		who->far_flags = FLOW_STACK | FLOW_HOST;
@@ -85,14 +109,15 @@ static __always_inline void find_identities(struct packet *p, int origin, struct
 static __always_inline bool is_held(struct parties *who, struct verdict *v)
 {
 	v->reason = DROP_HELD;
-	if (who->source_endpoint && who->source->flags != ENDPOINT_PRESENT) {
+	if (who->source_endpoint && who->source_endpoint != HOST_ENDPOINT && who->source->flags != ENDPOINT_PRESENT) {
 		v->endpoint = who->source_endpoint;
 		v->direction = EGRESS;
 		return true;
 	}
 	v->endpoint = who->destination_endpoint;
 	v->direction = INGRESS;
-	return who->destination_endpoint && who->destination->flags != ENDPOINT_PRESENT;
+	return who->destination_endpoint && who->destination_endpoint != HOST_ENDPOINT &&
+	       who->destination->flags != ENDPOINT_PRESENT;
 }
 
 /* Judge both ends' policies of the flow that the packet belongs to; `reply`: the sender is its responder. */
@@ -102,16 +127,17 @@ static __always_inline void judge_flow(struct __sk_buff *skb, struct packet *p, 
 	__u32 initiator = reply ? who->destination_endpoint : who->source_endpoint;
 	__u32 responder = reply ? who->source_endpoint : who->destination_endpoint;
 	struct policy_key key = {.protocol = p->protocol, .direction = EGRESS};
+	__u32 exempt = exempt_from_policy(p, who, reply);
 
 	v->reason = 0;
-	if (initiator) {
+	if (initiator && initiator != exempt) {
 		key.identity = reply ? v->source_identity : v->destination_identity;
 		key.port_be = reply ? p->sport_be : p->policy_port_be;
 		judge_policy(skb, initiator, reply ? who->destination : who->source, &key, v);
 		if (v->reason)
 			return;
 	}
-	if (!responder)
+	if (!responder || responder == exempt)
 		return;
 	key.identity = reply ? v->destination_identity : v->source_identity;
 	key.port_be = reply ? p->sport_be : p->policy_port_be;
@@ -134,55 +160,56 @@ static __always_inline void stamp(struct flow *flow, const struct parties *who, 
 
 /* Remember an allowed packet: stamp the flow it belongs to, or begin one. Returns 0 or a reason. */
 static __always_inline int record(struct __sk_buff *skb, struct packet *p, struct flow_key *key, struct flow *flow,
-				  struct parties *who, struct verdict *v, bool from_low)
+				  struct parties *who, struct verdict *v, bool from_low, bool reply,
+				  struct scratch *room)
 {
-	struct flow begun = {};
+	struct flow *begun = &room->begun;
 
 	if (flow) {
-		stamp(flow, who, v, from_low, is_reply(flow, from_low));
+		stamp(flow, who, v, from_low, reply);
 		touch_flow(flow, p, from_low, skb->len);
 		return 0;
 	}
 	if (p->unrecorded || p->tcp_flags & TCP_RST)
 		return 0;
-	begun.flags = from_low ? FLOW_LOW_BEGAN : 0;
-	stamp(&begun, who, v, from_low, false);
-	touch_flow(&begun, p, from_low, skb->len);
-	if (conntrack.update(key, &begun))
+	__builtin_memset(begun, 0, sizeof(*begun));
+	begun->flags = from_low != reply ? FLOW_LOW_BEGAN : 0;
+	stamp(begun, who, v, from_low, reply);
+	touch_flow(begun, p, from_low, skb->len);
+	if (conntrack.update(key, begun))
 		return DROP_FLOW_TABLE;
 	report(skb, p, v, EVENT_NEW_FLOW);
 	return 0;
 }
 
-/* Returns CONTINUE for a packet that passes, or what to do with it. */
+/* Returns CONTINUE for a packet that passes, REFUSED for one that is dropped, or what to do with it. */
 static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int origin, struct flow_key *key,
-				 struct flow *flow, bool from_low, const struct settings *config, struct parties *who)
+				 struct flow *flow, bool from_low, const struct settings *config, struct parties *who,
+				 struct verdict *v, struct scratch *room)
 {
-	struct verdict v = {.direction = origin == ORIGIN_POD ? EGRESS : INGRESS};
+	bool reply;
 
 	if (flow && (!flow_alive(flow, config, p->protocol) || reopens(flow, p, from_low)))
 		flow = 0;
-	v.reason = find_parties(skb, p, origin, flow, config, who);
-	if (v.reason == NOT_OURS)
-		return TC_ACT_OK;
-	if (v.reason)
-		return drop(skb, p, &v);
-	find_identities(p, origin, who, &v);
-	if (is_held(who, &v))
-		return drop(skb, p, &v);
+	v->reason = find_parties(skb, p, origin, flow, config, who);
+	if (v->reason)
+		return v->reason == NOT_OURS ? TC_ACT_OK : REFUSED;
+	find_identities(p, origin, who, v);
+	WRITE_ONCE(room->far_flags, who->far_flags);
+	who->far_flags = READ_ONCE(room->far_flags);
+	if (is_held(who, v))
+		return REFUSED;
 	if (p->icmp_error && is_related(skb, p, config)) {
-		count(skb, 0, v.direction);
+		v->reason = 0;
 		return CONTINUE;
 	}
-	judge_flow(skb, p, who, flow && is_reply(flow, from_low), &v);
-	if (v.reason) {
+	reply = flow ? is_reply(flow, from_low) : origin == ORIGIN_UPLINK && answers(p);
+	judge_flow(skb, p, who, reply, v);
+	if (v->reason) {
 		if (!flow)
-			remember_denial(skb, p, key, from_low, origin, config, who, &v);
-		return drop(skb, p, &v);
+			remember_denial(skb, p, key, from_low, origin, config, who, v);
+		return REFUSED;
 	}
-	v.reason = record(skb, p, key, flow, who, &v, from_low);
-	if (v.reason)
-		return drop(skb, p, &v);
-	count(skb, 0, v.direction);
-	return CONTINUE;
+	v->reason = record(skb, p, key, flow, who, v, from_low, reply, room);
+	return v->reason ? REFUSED : CONTINUE;
 }

@@ -39,6 +39,7 @@
 #define ORIGIN_NETWORK 1
 #define ORIGIN_HOST    2
 #define ORIGIN_OVERLAY 3
+#define ORIGIN_UPLINK  4 /* on its way out */
 
 struct packet {
 	struct address source;
@@ -58,9 +59,16 @@ struct packet {
 	__u8 pad[2];
 };
 
-#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
-#define true	     1
-#define false	     0
+#define READ_ONCE(x)	     (*(volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+#define true		     1
+#define false		     0
+
+/* Return which end of its flow, and so whose side, a packet is met at; `origin` is known when compiling. */
+static __always_inline __u8 direction_of(int origin)
+{
+	return origin == ORIGIN_POD || origin == ORIGIN_UPLINK;
+}
 
 static __always_inline void *start_of(const struct __sk_buff *skb)
 {
