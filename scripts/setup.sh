@@ -4,10 +4,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PROGRAMS="bird birdc bpftool etcd etcdctl redis-server redis-cli ip nsenter ping cc"
+PROGRAMS="bird birdc bpftool etcd etcdctl redis-server redis-cli ip nsenter ping cc dockerd docker-compose nft iptables busybox"
 PACKAGES="python3-bpfcc python3-venv bird2 etcd-server etcd-client redis-server redis-tools iproute2 iputils-ping linux-libc-dev
- util-linux procps kmod ca-certificates make gcc libc6-dev"
-SERVICES="bird.service bird6.service etcd.service redis-server.service"
+ util-linux procps kmod ca-certificates make gcc libc6-dev nftables iptables busybox-static"
+SERVICES="bird.service bird6.service etcd.service redis-server.service docker.service docker.socket containerd.service nftables.service"
 STAMP=.venv/.fairlead-setup
 export PATH="/usr/local/sbin:$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 
@@ -39,7 +39,7 @@ apt_install() {
     fi
     apt-get update -qq
     # shellcheck disable=SC2086 - a list of packages
-    apt-get install -y -qq --no-install-recommends $PACKAGES $(bpftool_packages) >/dev/null
+    apt-get install -y -qq --no-install-recommends $PACKAGES $(bpftool_packages) $(docker_packages) >/dev/null
     [ -z "$made_policy" ] || rm -f /usr/sbin/policy-rc.d
     disable_new_services "$before"
 }
@@ -51,10 +51,16 @@ disable_new_services() {
         if command -v systemctl >/dev/null 2>&1; then
             systemctl disable --quiet "$unit" 2>/dev/null || say "could not disable $unit"
         else
-            rm -f "/etc/systemd/system/multi-user.target.wants/$unit"
+            rm -f "/etc/systemd/system/multi-user.target.wants/$unit" "/etc/systemd/system/sockets.target.wants/$unit"
             update-rc.d "${unit%.service}" disable >/dev/null 2>&1 || say "could not disable ${unit%.service}"
         fi
     done
+}
+
+# An engine that is there already, from whomever, stays.
+docker_packages() {
+    command -v dockerd >/dev/null 2>&1 || echo docker.io
+    command -v docker-compose >/dev/null 2>&1 || echo docker-compose
 }
 
 # Debian has a package of that name; Ubuntu ships bpftool with its kernel tools.

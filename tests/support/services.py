@@ -7,21 +7,35 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 START_S = 20.0
 
 
 class ServiceProcess:
-    """One `python -m services.X` with its own state folder; `netns` is the path of a network namespace to run in."""
+    """One `python -m services.X` with its own state folder; `netns` is the path of a network namespace to run in.
 
-    def __init__(self, service: str, node: str, folder: Path, options: Mapping[str, str], *, netns: str = "") -> None:
+    `package` is where its code is, `inside` a command that runs it somewhere else.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        node: str,
+        folder: Path,
+        options: Mapping[str, str],
+        *,
+        netns: str = "",
+        package: str = "services",
+        inside: Sequence[str] = (),
+    ) -> None:
+        self._module = f"{package}.{service}"
         self.service = service
         self.state_dir = folder / node
         self.log = folder / f"{service}-{node}.log"
         settings = {"NODE": node, "STATE_DIR": str(self.state_dir), **options}
-        self._inside = ["nsenter", f"--net={netns}", "--"] if netns else []
+        self._inside = [*inside, *(["nsenter", f"--net={netns}", "--"] if netns else [])]
         self._env = {**os.environ, **{f"FAIRLEAD_{name}": value for name, value in settings.items()}}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -29,7 +43,7 @@ class ServiceProcess:
         """Start it, and return at once."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._inside, sys.executable, "-m", f"services.{self.service}"], env=self._env, stdout=log, stderr=log
+                [*self._inside, sys.executable, "-m", self._module], env=self._env, stdout=log, stderr=log
             )
         return self
 
@@ -54,6 +68,11 @@ class ServiceProcess:
         except (OSError, ValueError):
             return {}
         return value if self._process and value.get("pid") == self._process.pid else {}
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
 
     def kill(self) -> None:
         """SIGKILL; the state folder stays."""

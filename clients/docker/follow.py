@@ -1,0 +1,205 @@
+"""Labels become identity, and nothing outlives its container: the engine is followed and compared with, for ever.
+
+The engine tells a driver neither a container's name nor its labels, and may not be asked while it waits for our answer. So a look at it is
+taken after every `join`, at every event (listened to before the first look, from the last event seen on), and every `docker_resync_s`.
+An endpoint is held by the datapath from its making until a look has found its container's labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from clients.docker.engine import Container, Engine, NetworkView
+from clients.docker.labeller import Labeller
+from clients.docker.networks import options_of
+from clients.docker.node import NodeServices
+from clients.docker.publish import PortPublisher
+from clients.docker.settings import DockerSettings
+from clients.docker.state import Endpoint, Network, State
+from fairlead.clock import Clock
+from fairlead.errors import FairleadError
+
+_LOG = logging.getLogger("docker.follow")
+_AGAIN_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_EVENTS_AGAIN_S = 1.0
+_SETTLE_S = 0.003
+_LATE_S = 5.0
+SetCondition = Callable[[str, bool, str], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the follower works with."""
+
+    engine: Engine
+    node: NodeServices
+    state: State
+    labeller: Labeller
+    publisher: PortPublisher
+
+
+class Follower:
+    """Follows one engine."""
+
+    def __init__(self, parts: Parts, settings: DockerSettings, clock: Clock, condition: SetCondition) -> None:
+        self._engine, self._node, self._state = parts.engine, parts.node, parts.state
+        self._labeller, self._publisher = parts.labeller, parts.publisher
+        self._settings, self._clock, self._condition = settings, clock, condition
+        self._awake = asyncio.Event()
+        self._missing: dict[str, int] = {}
+        """How often in a row something was unknown to the engine, by name."""
+        self._checkpoint = Path(settings.state_dir) / "docker" / "events"
+
+    def wake(self) -> None:
+        """Have a look taken soon."""
+        self._awake.set()
+
+    async def events(self) -> None:
+        """Take a look whenever the engine says that something happened; what was missed while away is replayed."""
+        while True:
+            try:
+                self.wake()
+                async for event in self._engine.events(self._seen_ns()):
+                    self.wake()
+                    await asyncio.to_thread(self._checkpoint.write_text, str(event.time_ns))
+            except FairleadError as error:
+                self._condition("engine", False, error.message)
+            await self._clock.sleep(_EVENTS_AGAIN_S)
+
+    def _seen_ns(self) -> int:
+        try:
+            return int(self._checkpoint.read_text())
+        except (OSError, ValueError):
+            return 0
+
+    async def looks(self) -> None:
+        """Take looks: soon after being woken, sooner again while labels are missing, and now and then."""
+        tries = 0
+        while True:
+            waiting = [one for one in self._unlabelled() if one.sandbox]
+            pause_s = _AGAIN_S[min(tries, len(_AGAIN_S) - 1)] if waiting else self._settings.docker_resync_s
+            woken = await self._rest(pause_s)
+            tries = 0 if woken else tries + 1
+            await self._clock.sleep(_SETTLE_S)  # a burst is one look
+            self._awake.clear()
+            try:
+                await self._look(everything=not woken and not waiting)
+                self._condition("engine", True, "")
+            except FairleadError as error:
+                self._condition("engine", False, error.message)
+            self._tell_late()
+
+    async def _rest(self, pause_s: float) -> bool:
+        """Wait until woken, at most so long; whether it was."""
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._awake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _unlabelled(self) -> list[Endpoint]:
+        return [one for one in self._state.endpoints.values() if not one.container and not one.doomed]
+
+    def _tell_late(self) -> None:
+        before = self._clock.now() - timedelta(seconds=_LATE_S)
+        late = [one.id[:12] for one in self._unlabelled() if one.sandbox and one.created < before]
+        reasons = [f"{name}: {reason}" for name, reason in sorted(self._labeller.refused.items())]
+        told = [f"held without labels: {', '.join(late)}"] if late else []
+        self._condition("labels", not late and not reasons, "; ".join([*told, *reasons]))
+
+    async def _look(self, *, everything: bool) -> None:
+        """Label what can be labelled; with `everything` compare all with the engine and sweep."""
+        networks = await self._engine.networks()
+        await self._learn(networks)
+        wanted = {one.network for one in self._unlabelled()}
+        views = [await self._engine.network(one.id) for one in networks if everything or one.id in wanted]
+        present = [view for view in views if view is not None]
+        await self._label(present)
+        if everything:
+            await self._finish_doomed()
+            await self._adopt(present)
+            await self._sweep(present)
+            await self._publisher.restore()
+
+    async def _learn(self, networks: Iterable[NetworkView]) -> None:
+        """Learn names of networks, and networks that the state has lost."""
+        for view in networks:
+            known = self._state.networks.get(view.id)
+            if known is None or known.name != view.name:
+                network = options_of(view.options, known or Network(id=view.id), view.name)
+                await self._state.put(network)
+                if network.isolated:
+                    await self._labeller.isolate(network.name)
+
+    async def _label(self, views: Iterable[NetworkView]) -> None:
+        """Give the endpoints of these networks their containers' labels, all at once."""
+        owners = {
+            member.endpoint: container
+            for view in views
+            for container, member in (view.members or {}).items()
+            if not container.startswith("ep-")
+        }
+        wanted = {one.id: owners[one.id] for one in self._unlabelled() if one.id in owners}
+        if not wanted:
+            return
+        found: dict[str, Container] = {one.id: one for one in await self._engine.containers(set(wanted.values()))}
+        pairs = [(endpoint, found[owner]) for endpoint, owner in wanted.items() if owner in found]
+        await asyncio.gather(*(self._labeller.label(endpoint, container) for endpoint, container in pairs))
+
+    async def _finish_doomed(self) -> None:
+        for endpoint in [one for one in self._state.endpoints.values() if one.doomed]:
+            await self._node.detach(endpoint.name)
+            await self._state.drop(endpoint)
+
+    async def _adopt(self, views: Iterable[NetworkView]) -> None:
+        """Remember endpoints of the engine that the state has lost, and have those made that the datapath has lost."""
+        standing = await self._node.endpoints()
+        for view in views:
+            for member in (view.members or {}).values():
+                known = self._state.endpoints.get(member.endpoint)
+                if known is None and member.endpoint and member.addresses:
+                    known = Endpoint(
+                        id=member.endpoint, network=view.id, addresses=member.addresses, created=self._clock.now()
+                    )
+                    await self._state.put(known)
+                if known is not None and not known.doomed and known.name not in standing:
+                    network = self._state.networks.get(view.id, Network(id=view.id))
+                    await self._node.attach(known, network.mtu_bytes)
+
+    async def _sweep(self, views: Iterable[NetworkView]) -> None:
+        """Remove what the engine knows nothing of, twice in a row and long enough after it was made."""
+        members = [member for view in views for member in (view.members or {}).values()]
+        endpoints = {member.endpoint for member in members}
+        addresses = {address for member in members for address in member.addresses}
+        before = self._clock.now() - timedelta(seconds=self._settings.docker_orphan_s)
+        orphans = {
+            one.name: one for one in self._state.endpoints.values() if one.id not in endpoints and not one.in_use()
+        }
+        known = {one.name for one in self._state.endpoints.values()}
+        leases = {lease.address: lease for lease in await self._node.leases() if lease.address not in addresses}
+        strays = {name for name in await self._node.endpoints() if name not in known}
+        for name in self._often({*orphans, *strays, *leases}):
+            if name in orphans and orphans[name].created < before:
+                _LOG.warning("%s: the engine knows no such endpoint: removed", name)
+                await self._publisher.withdraw(orphans[name].id)
+                await self._node.detach(name)
+                await self._state.drop(orphans[name])
+            elif name in strays:
+                _LOG.warning("%s: nobody knows this endpoint: removed", name)
+                await self._node.detach(name)
+        for address, lease in leases.items():
+            held = self._state.holding((address,))
+            if not held and self._missing.get(str(address), 0) > 1 and lease.since < before:
+                _LOG.warning("%s: no container has this address: given back", address)
+                await self._node.release(address)
+
+    def _often(self, names: set[str]) -> list[str]:
+        """Count what is missing; return what was missing the last time too."""
+        self._missing = {str(name): self._missing.get(str(name), 0) + 1 for name in names}
+        return [name for name in names if self._missing[str(name)] > 1]

@@ -1,0 +1,138 @@
+"""Which labels of a container count for its identity, and what its shorthand comes to: pure.
+
+Shorthand is for those who write no policies:
+
+    fairlead.ingress.from: web:5432, shop/api, world:80     who may reach the container, and on which of its ports
+    fairlead.egress.allow: db:5432, dns, 192.0.2.0/24:443   whom the container may reach
+
+Each item is PEER, PEER:PORT or PEER:PORT/PROTOCOL. A peer is a compose service of the same project, PROJECT/SERVICE, PROJECT/*, a prefix
+(IPv6 in brackets), `world`, `host`, `all`, or `dns` (every peer, port 53). Containers that write the same shorthand in the same project share
+a policy, whose name is made from its text: hosts that never heard of each other come to the same document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fairlead.address import Prefix
+from fairlead.errors import InvalidInput
+from fairlead.labels import normalise
+from fairlead.schema.policy import PolicyObject
+
+PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+INGRESS, EGRESS = "fairlead.ingress.from", "fairlead.egress.allow"
+POLICY, NETWORK = "fairlead.policy", "fairlead.network"
+_OWN = "fairlead.label."
+_NAMED_PORT = "fairlead.port."
+_ITEM = re.compile(
+    r"(?P<peer>\[[^\]]+\](?:/\d+)?|[^:\s]+)(?::(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp))?)?", re.IGNORECASE
+)
+_ENTITIES = {"world": "world", "host": "host", "all": "all"}
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+_FORBIDDEN = re.compile(r"[;,\x00-\x1f]")
+_KIND = "CiliumClusterwideNetworkPolicy"
+
+
+def identity_labels(
+    labels: Mapping[str, str], chosen: Iterable[str], *, image: str = "", network: str = ""
+) -> tuple[str, ...]:
+    """Return the labels that make the identity: the chosen keys, `fairlead.label.<key>` as `<key>`, and what shorthand adds."""
+    exact = set(chosen)
+    prefixes = tuple(key[:-1] for key in exact if key.endswith("*"))
+    found = {key: value for key, value in labels.items() if key in exact or (prefixes and key.startswith(prefixes))}
+    found |= {key: value for key, value in labels.items() if key.startswith(_NAMED_PORT)}
+    found |= {key.removeprefix(_OWN): value for key, value in labels.items() if key.startswith(_OWN) and key != _OWN}
+    if image:
+        found["image"] = image_name(image)
+    if network:
+        found[NETWORK] = network
+    if policy := shorthand_policy(labels):
+        found[POLICY] = policy.metadata["name"]
+    usable = {key: _FORBIDDEN.sub("_", value)[:400] for key, value in found.items() if not _FORBIDDEN.search(key)}
+    return normalise(f"container:{key}={value}" if value else f"container:{key}" for key, value in usable.items())
+
+
+def image_name(image: str) -> str:
+    """Return an image's name without tag and digest: they change with every build, and identities must not."""
+    name = image.partition("@")[0]
+    head, slash, last = name.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}"
+
+
+def shorthand_policy(labels: Mapping[str, str]) -> PolicyObject | None:
+    """Return the policy that a container's shorthand comes to, or None without any. Raises InvalidInput naming label and item."""
+    given = {key: labels[key].strip() for key in (INGRESS, EGRESS) if key in labels}
+    if not given:
+        return None
+    project = labels.get(PROJECT, "")
+    digest = hashlib.sha256(repr((project, sorted(given.items()))).encode()).hexdigest()[:16]
+    spec: dict[str, Any] = {"endpointSelector": {"matchLabels": {f"container:{POLICY}": f"docker-{digest}"}}}
+    if INGRESS in given:
+        spec["ingress"] = _rules(INGRESS, given[INGRESS], project, "from") or [{}]
+    if EGRESS in given:
+        spec["egress"] = _rules(EGRESS, given[EGRESS], project, "to") or [{}]
+    return _document(f"docker-{digest}", spec)
+
+
+def isolation_policy(network: str) -> PolicyObject:
+    """Return the policy by which only members of the network, the host and the world reach its members."""
+    selector = {"matchLabels": {f"container:{NETWORK}": network}}
+    digest = hashlib.sha256(network.encode()).hexdigest()[:16]
+    rules = [{"fromEndpoints": [selector]}, {"fromEntities": ["host", "world"]}]
+    return _document(f"docker-isolation-{digest}", {"endpointSelector": selector, "ingress": rules})
+
+
+def _document(name: str, spec: dict[str, Any]) -> PolicyObject:
+    return PolicyObject(apiVersion="cilium.io/v2", kind=_KIND, metadata={"name": name}, spec=spec)
+
+
+def _rules(label: str, text: str, project: str, way: str) -> list[dict[str, Any]]:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    return [_rule(label, item, project, way) for item in items]
+
+
+def _rule(label: str, item: str, project: str, way: str) -> dict[str, Any]:
+    match = _ITEM.fullmatch(item)
+    if match is None:
+        match = _ITEM.fullmatch(f"[{item}]") if item.count(":") > 1 else None
+    if match is None:
+        raise InvalidInput(f"`{label}`: {item!r} is no PEER, PEER:PORT or PEER:PORT/PROTOCOL")
+    peer, port, protocol = match["peer"], match["port"], (match["protocol"] or "").upper()
+    if peer == "dns":
+        ports = [{"port": port or "53", "protocol": name} for name in ("UDP", "TCP")]
+        return {f"{way}Entities": ["all"], "toPorts": [{"ports": ports}]}
+    rule = _peer(label, item, peer, project, way)
+    if port is not None:
+        if not 0 < int(port) <= 65535:
+            raise InvalidInput(f"`{label}`: {item!r}: ports go from 1 to 65535")
+        rule["toPorts"] = [{"ports": [{"port": port, "protocol": protocol or "TCP"}]}]
+    return rule
+
+
+def _peer(label: str, item: str, peer: str, project: str, way: str) -> dict[str, Any]:
+    if peer in _ENTITIES:
+        return {f"{way}Entities": [_ENTITIES[peer]]}
+    if peer[0] == "[" or re.fullmatch(r"[0-9.]+(/\d+)?", peer):
+        try:
+            return {f"{way}CIDR": [str(Prefix(_with_length(peer.replace("[", "").replace("]", ""))))]}
+        except InvalidInput as error:
+            raise InvalidInput(f"`{label}`: {item!r}: {error.message}") from error
+    owner, slash, service = peer.rpartition("/")
+    owner = owner if slash else project
+    if not _NAME.match(owner or "x") or not (_NAME.match(service) or (slash and service == "*")):
+        raise InvalidInput(
+            f"`{label}`: {item!r}: a peer is a service, PROJECT/SERVICE, PROJECT/*, a prefix, world, host, all or dns"
+        )
+    if not owner:
+        raise InvalidInput(f"`{label}`: {item!r}: outside a compose project say PROJECT/SERVICE")
+    wanted = {f"container:{PROJECT}": owner}
+    if service != "*":
+        wanted[f"container:{SERVICE}"] = service
+    return {f"{way}Endpoints": [{"matchLabels": wanted}]}
+
+
+def _with_length(text: str) -> str:
+    return text if "/" in text else f"{text}/{128 if ':' in text else 32}"

@@ -1,0 +1,34 @@
+"""Options of the network plugin."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from fairlead.config import CommonSettings
+
+_PATH = r"^/[^\x00-\x1f\x7f]+$"
+
+
+class DockerSettings(CommonSettings, frozen=True, kw_only=True):
+    """What the plugin needs beside what every process of a node does."""
+
+    docker_plugin: Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*/[a-z0-9][a-z0-9_-]*\.sock$")] = (
+        "/run/docker/plugins/fairlead.sock"
+    )
+    """Where the engine finds the plugin; the file's name without `.sock` is the driver's name."""
+    docker_engine: Annotated[str, Meta(pattern=_PATH)] = "/var/run/docker.sock"
+    docker_labels: tuple[str, ...] = ("com.docker.compose.project", "com.docker.compose.service", "app", "role", "tier")
+    """Keys of container labels that count for identity; `prefix*` for all that begin so. The fewer, the fewer identities."""
+    docker_image_label: bool = False
+    """Whether the image's name (without tag) counts for identity."""
+    docker_resync_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    """How often all is compared with the engine, although its events tell every change."""
+    docker_orphan_s: Annotated[float, Meta(ge=1, le=86400)] = 60.0
+    """How long something must be unknown to the engine before it is removed."""
+
+    @property
+    def driver(self) -> str:
+        """Return the name under which the engine knows us."""
+        return self.docker_plugin.rpartition("/")[2].removesuffix(".sock")

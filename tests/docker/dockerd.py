@@ -1,0 +1,146 @@
+"""A docker engine of one's own: its network and mount namespace, its folders, its socket; nothing of the machine's is touched."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+DOCKER, COMPOSE, DOCKERD, BUSYBOX = "/usr/bin/docker", "/usr/bin/docker-compose", "/usr/sbin/dockerd", "/bin/busybox"
+IMAGE = "fairlead-test/busybox"
+_START_S = 40.0
+
+
+def why_not() -> str:
+    """Return why there can be no engine here, or nothing."""
+    if os.geteuid() != 0:
+        return "not root"
+    needed = (DOCKER, COMPOSE, DOCKERD, BUSYBOX, shutil.which("nft") or "nft", shutil.which("iptables") or "iptables")
+    missing = [path for path in needed if not Path(path).exists()]
+    return f"{', '.join(missing)} missing: run scripts/setup.sh" if missing else ""
+
+
+class Dockerd:
+    """One engine in the network namespace of the thread that makes it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        # short, since a path of a unix socket has 107 characters
+        self.folder = Path(tempfile.mkdtemp(prefix="fd", dir="/tmp"))
+        stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        script = "mount --make-rprivate / && mkdir -p /run/docker && mount -t tmpfs tmpfs /run/docker && echo && exec sleep 99999"
+        self._place = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE)
+        stack.callback(self._leave)
+        assert self._place.stdout
+        self._place.stdout.readline()
+        self.inside = ("nsenter", f"--mount=/proc/{self._place.pid}/ns/mnt", f"--wd={Path.cwd()}", "--")
+        self.socket = self.folder / "d.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        stack.callback(self.stop)
+
+    def _leave(self) -> None:
+        self._place.kill()
+        self._place.wait()
+
+    def start(self) -> Dockerd:
+        """Start it, and return when it answers."""
+        command = [*self.inside, DOCKERD, "-H", f"unix://{self.socket}", "--data-root", str(self.folder / "data")]
+        command += ["--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "d.pid"), "--live-restore"]
+        with (self.folder / "dockerd.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + _START_S
+        while subprocess.run(self._docker("version"), capture_output=True, check=False).returncode:
+            assert self._process.poll() is None, self.tail()
+            assert time.monotonic() < deadline, self.tail()
+            time.sleep(0.1)
+        return self
+
+    def tail(self) -> str:
+        return (self.folder / "dockerd.log").read_text()[-4000:]
+
+    def _docker(self, *arguments: str) -> list[str]:
+        return [DOCKER, "-H", f"unix://{self.socket}", *arguments]
+
+    def run(self, *arguments: str, check: bool = True, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a docker command."""
+        done = subprocess.run(
+            self._docker(*arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+            env=self.environment,
+        )
+        assert not check or done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}{done.stdout}"
+        return done
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin a docker command."""
+        return subprocess.Popen(
+            self._docker(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "DOCKER_CONFIG": str(self.folder), "DOCKER_HOST": f"unix://{self.socket}"}
+
+    def said(self, *arguments: str) -> str:
+        """Run a docker command; return what it says."""
+        return self.run(*arguments).stdout.strip()
+
+    def import_busybox(self) -> None:
+        """Have an image made from this machine's static busybox."""
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            tar.add(BUSYBOX, "bin/busybox")
+            for name in (
+                "sh",
+                "nc",
+                "wget",
+                "httpd",
+                "sleep",
+                "ip",
+                "ping",
+                "nslookup",
+                "cat",
+                "echo",
+                "timeout",
+                "true",
+            ):
+                link = tarfile.TarInfo(f"bin/{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                tar.addfile(link)
+            for folder in ("etc", "tmp", "proc", "sys", "dev", "www"):
+                entry = tarfile.TarInfo(folder)
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(entry)
+        command = self._docker("import", "-", IMAGE)
+        subprocess.run(command, input=data.getvalue(), check=True, capture_output=True, env=self.environment)
+
+    def kill(self) -> None:
+        """SIGKILL the engine, as a crash would; its containers go on."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End the engine with all its containers and helpers."""
+        if self._process is None:
+            return
+        names = self.run("ps", "-aq", check=False).stdout.split()
+        if names:
+            self.run("rm", "-f", *names, check=False, timeout_s=120)
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = None
