@@ -15,6 +15,8 @@ from fairlead.address import Address
 from fairlead.errors import Unavailable
 
 _ANSWER_S = 10.0
+NO_CONTAINER = "ep-"
+"""With this begins the key of a network's endpoint that belongs to no container."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from clients.docker.engine import Container, Engine, NetworkView
+from clients.docker.engine import NO_CONTAINER, Container, Engine, Member, NetworkView
 from clients.docker.labeller import Labeller
 from clients.docker.networks import options_of
 from clients.docker.node import NodeServices
@@ -123,8 +123,9 @@ class Follower:
         await self._label(present)
         if everything:
             await self._finish_doomed()
-            await self._adopt(present)
-            await self._sweep(present)
+            members = await self._members(present)
+            await self._adopt(members)
+            await self._sweep([member for _, member in members])
             await self._publisher.restore()
 
     async def _learn(self, networks: Iterable[NetworkView]) -> None:
@@ -143,7 +144,7 @@ class Follower:
             member.endpoint: container
             for view in views
             for container, member in (view.members or {}).items()
-            if not container.startswith("ep-")
+            if not container.startswith(NO_CONTAINER)
         }
         wanted = {one.id: owners[one.id] for one in self._unlabelled() if one.id in owners}
         if not wanted:
@@ -157,24 +158,33 @@ class Follower:
             await self._node.detach(endpoint.name)
             await self._state.drop(endpoint)
 
-    async def _adopt(self, views: Iterable[NetworkView]) -> None:
+    async def _members(self, views: Iterable[NetworkView]) -> list[tuple[str, Member]]:
+        """Return the endpoints of containers that exist, with their networks. The engine also lists what it failed to delete."""
+        owned = [
+            (container, view.id, member)
+            for view in views
+            for container, member in (view.members or {}).items()
+            if not container.startswith(NO_CONTAINER)
+        ]
+        existing = {one.id for one in await self._engine.containers({container for container, _, _ in owned})}
+        return [(network, member) for container, network, member in owned if container in existing]
+
+    async def _adopt(self, members: Iterable[tuple[str, Member]]) -> None:
         """Remember endpoints of the engine that the state has lost, and have those made that the datapath has lost."""
         standing = await self._node.endpoints()
-        for view in views:
-            for member in (view.members or {}).values():
-                known = self._state.endpoints.get(member.endpoint)
-                if known is None and member.endpoint and member.addresses:
-                    known = Endpoint(
-                        id=member.endpoint, network=view.id, addresses=member.addresses, created=self._clock.now()
-                    )
-                    await self._state.put(known)
-                if known is not None and not known.doomed and known.name not in standing:
-                    network = self._state.networks.get(view.id, Network(id=view.id))
-                    await self._node.attach(known, network.mtu_bytes)
+        for owner, member in members:
+            known = self._state.endpoints.get(member.endpoint)
+            if known is None and member.endpoint and member.addresses:
+                known = Endpoint(
+                    id=member.endpoint, network=owner, addresses=member.addresses, created=self._clock.now()
+                )
+                await self._state.put(known)
+            if known is not None and not known.doomed and known.name not in standing:
+                network = self._state.networks.get(owner, Network(id=owner))
+                await self._node.attach(known, network.mtu_bytes)
 
-    async def _sweep(self, views: Iterable[NetworkView]) -> None:
+    async def _sweep(self, members: Sequence[Member]) -> None:
         """Remove what the engine knows nothing of, twice in a row and long enough after it was made."""
-        members = [member for view in views for member in (view.members or {}).values()]
         endpoints = {member.endpoint for member in members}
         addresses = {address for member in members for address in member.addresses}
         before = self._clock.now() - timedelta(seconds=self._settings.docker_orphan_s)

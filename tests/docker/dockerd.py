@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -14,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 DOCKER, COMPOSE, DOCKERD, BUSYBOX = "/usr/bin/docker", "/usr/bin/docker-compose", "/usr/sbin/dockerd", "/bin/busybox"
+CONTAINERD = "/usr/bin/containerd"
 IMAGE = "fairlead-test/busybox"
 _START_S = 40.0
 
@@ -42,7 +44,31 @@ class Dockerd:
         self.inside = ("nsenter", f"--mount=/proc/{self._place.pid}/ns/mnt", f"--wd={Path.cwd()}", "--")
         self.socket = self.folder / "d.sock"
         self._process: subprocess.Popen[bytes] | None = None
+        stack.callback(self._clear)
+        self._containerd = self._launch(
+            [
+                CONTAINERD,
+                "-a",
+                str(self.folder / "c.sock"),
+                "--root",
+                str(self.folder / "c"),
+                "--state",
+                str(self.folder / "s"),
+            ]
+        )
         stack.callback(self.stop)
+
+    def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{Path(command[0]).name}.log").open("ab") as log:
+            return subprocess.Popen([*self.inside, *command], stdout=log, stderr=log, start_new_session=True)
+
+    def _clear(self) -> None:
+        """End whatever is left of containers."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"{self.folder}/".encode() in (folder / "cmdline").read_bytes():
+                    os.kill(int(folder.name), signal.SIGKILL)
+        self._containerd.wait()
 
     def _leave(self) -> None:
         self._place.kill()
@@ -50,10 +76,9 @@ class Dockerd:
 
     def start(self) -> Dockerd:
         """Start it, and return when it answers."""
-        command = [*self.inside, DOCKERD, "-H", f"unix://{self.socket}", "--data-root", str(self.folder / "data")]
-        command += ["--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "d.pid"), "--live-restore"]
-        with (self.folder / "dockerd.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        command = [DOCKERD, "-H", f"unix://{self.socket}", "--data-root", str(self.folder / "data"), "--live-restore"]
+        command += ["--containerd", str(self.folder / "c.sock"), "--exec-root", str(self.folder / "exec")]
+        self._process = self._launch([*command, "--pidfile", str(self.folder / "d.pid")])
         deadline = time.monotonic() + _START_S
         while subprocess.run(self._docker("version"), capture_output=True, check=False).returncode:
             assert self._process.poll() is None, self.tail()
