@@ -36,11 +36,9 @@ test-restart: setup  ## a thousand SIGKILLs of the datapath under traffic; ARGS=
 
 lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it running, ROUTING=vxlan or geneve, FAMILY=6, UNDERLAY=6
 	$(PY) -m tests.lab $(if $(ROUTING),--routing $(ROUTING)) $(if $(FAMILY),--family $(FAMILY)) $(if $(UNDERLAY),--underlay $(UNDERLAY))
+
 test-compose: setup  ## containers and compose stacks with a docker engine of its own; a hundred recreations
 	FAIRLEAD_RECREATIONS=100 $(PY) -m pytest -p tests.support.notrun tests/docker
-
-lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it running
-	$(PY) -m tests.lab
 
 lab-down:  ## remove what a lab has left behind
 	/usr/bin/python3 -m tests.lab.down

@@ -188,9 +188,8 @@ class Follower:
         endpoints = {member.endpoint for member in members}
         addresses = {address for member in members for address in member.addresses}
         before = self._clock.now() - timedelta(seconds=self._settings.docker_orphan_s)
-        orphans = {
-            one.name: one for one in self._state.endpoints.values() if one.id not in endpoints and not one.in_use()
-        }
+        # whatever their sandboxes look like: the engine leaves the files of dead ones for a while
+        orphans = {one.name: one for one in self._state.endpoints.values() if one.id not in endpoints}
         known = {one.name for one in self._state.endpoints.values()}
         leases = {lease.address: lease for lease in await self._node.leases() if lease.address not in addresses}
         strays = {name for name in await self._node.endpoints() if name not in known}
