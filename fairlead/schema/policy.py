@@ -165,7 +165,7 @@ class PolicyList(Message, frozen=True, kw_only=True):
     revision: Revision
 
 
-class PolicyEntry(Message, frozen=True, kw_only=True, array_like=True):
+class PolicyEntry(Message, frozen=True, kw_only=True, array_like=True, gc=False):
     """One line of a policy map: who, on what, and what then.
 
     `identity` 0 is any peer, `protocol` 0 any protocol (then ports are 0), `port` 0 any port. `end_port` above `port` makes a

@@ -10,16 +10,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from fairlead.schema.identity import RESERVED_LABELS
+from msgspec.structs import replace
+
+from fairlead.schema.base import IdentityId
+from fairlead.schema.identity import FIRST_CIDR_IDENTITY, HOST, RESERVED_LABELS
 from fairlead.schema.policy import Direction, PolicyRow
 from services.policy import resolve
-from services.policy.amend import amended
+from services.policy.amend import Amendment, amended
+from services.policy.cohorts import Cohort, Subjects
 from services.policy.index import SelectorIndex
 from services.policy.labels import Identity, Label, make_identity, parse_label
 from services.policy.resolve import Enforcement
 from services.policy.rules import Expected, Policy, Rule
 from services.policy.selector import WILDCARD, Selector
-from services.policy.subjects import Nodes, Subjects, host_identity, is_subject
+from services.policy.subjects import Nodes, host_identity, is_subject
 
 _MOST_AMENDMENTS = 16
 """Changed peers of one row from which on it is cheaper to resolve it anew."""
@@ -39,10 +43,8 @@ class Model:
         self._by_peer: dict[Selector, set[Rule]] = {}
         self._prefixes: Counter[str] = Counter()
         self._pending: set[int] = set()
-        self._rows: dict[int, PolicyRow] = {}
-        """Rows as they were last, until the subject or a rule of it changes."""
-        self._changed_peers: dict[int, set[int]] = {}
-        """The peers whose entries in such a row are out of date."""
+        self._changed: dict[int, dict[Cohort, set[Rule]]] = {}
+        """Peers that have changed, whose entries in which rows are out of date, and the rules there that name them now."""
 
     @property
     def identities(self) -> Mapping[int, Identity]:
@@ -61,15 +63,18 @@ class Model:
         self.remove_identity(identity.number)
         self._identities[identity.number] = identity
         self._index.add_identity(identity)
-        self._note_subjects((identity.number,))
-        self._note_peer(identity.number)
+        if identity.number < FIRST_CIDR_IDENTITY:
+            self._workloads.move(identity.number)
+        self._pending.add(identity.number)
+        self._note_peer(identity.number, gone=False)
 
     def remove_identity(self, number: int) -> None:
         """Forget an identity; one that is not known counts as removed."""
         if self._identities.pop(number, None) is None:
             return
-        self._note_subjects((number,))
-        self._note_peer(number)
+        self._pending.add(number)
+        self._note_peer(number, gone=True)
+        self._workloads.remove(number)
         self._index.remove_identity(number)
 
     def put_host(self, node: str, labels: Iterable[Label]) -> None:
@@ -80,14 +85,16 @@ class Model:
         self._hosts.index.remove_identity(identity.number)
         self._identities[identity.number] = identity
         self._hosts.index.add_identity(identity)
-        self._note_subjects((identity.number,))
+        self._hosts.move(identity.number)
+        self._pending.add(identity.number)
 
     def remove_host(self, node: str) -> None:
         """Forget a node; one that is not known counts as removed."""
         number = self._nodes.number(node)
         if self._identities.pop(number, None) is not None:
+            self._hosts.remove(number)
             self._hosts.index.remove_identity(number)
-            self._note_subjects((number,))
+            self._pending.add(number)
 
     def row_key(self, number: int) -> str:
         """Return the key of a subject's row on the bus."""
@@ -100,23 +107,32 @@ class Model:
 
     def put_policy(self, key: str, policy: Policy) -> None:
         """Take in a policy in place of the one under this key."""
-        self.remove_policy(key)
+        old = self._policies.get(key)
+        if old is policy:
+            return
+        self._add_rules(policy)
+        if old is not None:  # after the new one, so that what both use is not forgotten in between
+            self._drop_rules(old)
         self._policies[key] = policy
+
+    def remove_policy(self, key: str) -> None:
+        """Forget a policy; one that is not known counts as removed."""
+        policy = self._policies.pop(key, None)
+        if policy is not None:
+            self._drop_rules(policy)
+
+    def _add_rules(self, policy: Policy) -> None:
         self._prefixes.update(policy.prefixes)
         for rule in policy.rules:
             for peer in _indexed_peers(rule):
                 self._index.use(peer)
                 self._by_peer.setdefault(peer, set()).add(rule)
-            self._note_subjects(self._subjects(rule).add(rule))
+            self._pending |= self._subjects(rule).add(rule)
 
-    def remove_policy(self, key: str) -> None:
-        """Forget a policy; one that is not known counts as removed."""
-        policy = self._policies.pop(key, None)
-        if policy is None:
-            return
+    def _drop_rules(self, policy: Policy) -> None:
         self._prefixes -= Counter(policy.prefixes)
         for rule in policy.rules:
-            self._note_subjects(self._subjects(rule).drop(rule))
+            self._pending |= self._subjects(rule).drop(rule)
             for peer in _indexed_peers(rule):
                 _unfile(self._by_peer, peer, rule)
                 self._index.drop(peer)
@@ -143,30 +159,30 @@ class Model:
 
     def take_pending(self) -> set[int]:
         """Return the subjects whose rows may have changed since the last call; some may be gone."""
+        self._settle()
         pending, self._pending = self._pending, set()
         return {number for number in pending if is_subject(number)}
 
     def row(self, number: int) -> PolicyRow | None:
         """Return the subject's row without revision and trace; None when the identity is not known."""
-        identity = self._identities.get(number)
-        peers = self._changed_peers.pop(number, ())
-        row = self._rows.get(number) if len(peers) <= _MOST_AMENDMENTS else None
-        if identity is None:
+        if number not in self._identities:
             return None
-        for peer in peers if row else ():
-            row = row and amended(row, identity, peer, self._naming(number, peer), self._world, self._enforcement)
-        if row is None:
-            row = self.row_anew(number)
-        if row is not None:
-            self._rows[number] = row
-        return row
+        self._settle()
+        cohort = (self._hosts if number < 0 else self._workloads).cohort(number)
+        if cohort is None:
+            return self.row_anew(number)
+        if cohort.row is None:
+            cohort.row = self.row_anew(number)
+        return cohort.row and replace(cohort.row, identity=HOST if number < 0 else IdentityId(number))
 
     def row_anew(self, number: int) -> PolicyRow | None:
         """Return the same as `row`, from nothing but identities and policies."""
         identity = self._identities.get(number)
         if identity is None:
             return None
-        return resolve.resolve(identity, self._rules_of(number), self._world, self._enforcement)
+        subjects = self._hosts if number < 0 else self._workloads
+        rules = subjects.rules_of(subjects.index.selectors_of(number))
+        return resolve.resolve(identity, rules, self._world, self._enforcement)
 
     def _subjects(self, rule: Rule) -> Subjects:
         return self._hosts if rule.selects_hosts else self._workloads
@@ -175,29 +191,47 @@ class Model:
     def _world(self) -> resolve.World:
         return resolve.World(self._index.members, self._identities)
 
-    def _note_subjects(self, numbers: Iterable[int]) -> None:
-        """Note subjects whose rows are to be resolved anew."""
-        self._pending.update(numbers)
-        for number in numbers:
-            self._rows.pop(number, None)
-            self._changed_peers.pop(number, None)
-
-    def _rules_of(self, number: int) -> Iterable[Rule]:
-        return (self._hosts if number < 0 else self._workloads).rules_of(number)
-
-    def _naming(self, number: int, peer: int) -> list[Rule]:
-        """Return the subject's rules that name the peer; none for one that is gone."""
-        named = set().union(*(self._by_peer.get(selector, ()) for selector in self._index.selectors_of(peer)))
-        return [rule for rule in self._rules_of(number) if rule in named]
-
-    def _note_peer(self, number: int) -> None:
-        """Note the subjects of every rule that has the identity among its peers."""
+    def _note_peer(self, number: int, *, gone: bool) -> None:
+        """Note the rows of every rule that has the identity among its peers."""
+        changed = self._changed.setdefault(number, {})
         for selector in self._index.selectors_of(number):
             for rule in self._by_peer.get(selector, ()):
-                subjects = self._subjects(rule).index.members(rule.subject)
-                self._pending |= subjects
-                for subject in subjects & self._rows.keys():
-                    self._changed_peers.setdefault(subject, set()).add(number)
+                for cohort in self._subjects(rule).cohorts(rule.subject):
+                    naming = changed.setdefault(cohort, set())
+                    if not gone:
+                        naming.add(rule)
+        if gone:
+            for naming in changed.values():
+                naming.clear()
+
+    def _settle(self) -> None:
+        """Put subjects into their cohorts, and work changed peers into the rows."""
+        for subjects in (self._workloads, self._hosts):
+            subjects.settle(self._identities)
+        if not self._changed:
+            return
+        changed, self._changed = self._changed, {}
+        times = Counter(cohort for cohorts in changed.values() for cohort in cohorts)
+        for cohort, count in times.items():
+            self._pending |= cohort.members
+            if count > _MOST_AMENDMENTS:
+                cohort.expire()
+        for number, cohorts in changed.items():
+            self._amend(number, cohorts)
+
+    def _amend(self, number: int, cohorts: Mapping[Cohort, AbstractSet[Rule]]) -> None:
+        peer = self._identities.get(number)
+        ports = frozenset(peer.ports.items()) if peer else frozenset()
+        for cohort, naming in cohorts.items():
+            if cohort.row is None or not cohort.members:
+                continue
+            subject = self._identities[next(iter(cohort.members))]
+            change = Amendment(number, peer, frozenset(naming), ports)
+            row = amended(cohort.row, subject, change, cohort.templates, self._enforcement)
+            if row is None:
+                cohort.expire()
+            else:
+                cohort.row = row
 
 
 def reserved_identities() -> list[Identity]:

@@ -1,4 +1,4 @@
-"""Whom rules select: the workloads, and the nodes themselves. The two never mix, whatever their labels.
+"""Who can be a subject: the workloads, and the nodes themselves. Rules for the one never select the other, whatever the labels.
 
 Inside the engine a node has a number below 0, given in the order in which nodes come to be known and kept while the process lives; outside
 it is known by name alone. For packets every node calls itself identity 1.
@@ -11,51 +11,9 @@ from collections.abc import Iterable
 
 from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY, INIT, LAST_CLUSTER_IDENTITY
 from fairlead.schema.policy import HOST_ROWS
-from services.policy.index import SelectorIndex
 from services.policy.labels import Identity, Label, make_identity
-from services.policy.rules import Rule
-from services.policy.selector import Selector
 
 HOSTNAME_KEY = "kubernetes.io/hostname"
-
-
-class Subjects:
-    """Subjects of one kind, and the rules that select them."""
-
-    def __init__(self, index: SelectorIndex) -> None:
-        self.index = index
-        self._rules: dict[Selector, set[Rule]] = {}
-
-    def add(self, rule: Rule) -> set[int]:
-        """Take in a rule; return whom it selects."""
-        self.index.use(rule.subject)
-        self._rules.setdefault(rule.subject, set()).add(rule)
-        return self.index.members(rule.subject)
-
-    def drop(self, rule: Rule) -> set[int]:
-        """Forget a rule; return whom it has selected."""
-        selected = set(self.index.members(rule.subject))
-        rules = self._rules[rule.subject]
-        rules.discard(rule)
-        if not rules:
-            del self._rules[rule.subject]
-        self.index.drop(rule.subject)
-        return selected
-
-    def rules_of(self, number: int) -> Iterable[Rule]:
-        """Return the rules that select the subject."""
-        for selector in self.index.selectors_of(number):
-            yield from self._rules.get(selector, ())
-
-    def selected(self, selectors: Iterable[Selector]) -> set[int]:
-        """Return whom any of the selectors selects now, in use or not."""
-        wanted = set(selectors)
-        for selector in wanted:
-            self.index.use(selector)
-        found = set().union(*(self.index.members(selector) for selector in wanted))
-        for selector in wanted:
-            self.index.drop(selector)
-        return found
 
 
 class Nodes:

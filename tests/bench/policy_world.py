@@ -1,13 +1,18 @@
 """A fleet and its policies at any size, the same every time.
 
-Five workloads share an application, two hundred a team. Every application has one policy, and every tenth has ten more, so that one
-subject identity in ten is selected by several. Rules name applications (one in forty: teams), prefixes (with holes) or everybody, on
-ports, ranges or (but for everybody) names; a seventh of them deny.
+Applications and teams are of very different sizes, as in real fleets: the n-th application has a share that falls with n^0.8, the n-th team with
+n (of 10 000 identities the largest application has 540 and half of all have one or two; the largest of 50 teams has 2 200). Rules name them
+as often as they are large: a database that everybody uses is large, and named everywhere. Every application has one policy, and one in
+ten has ten more, so that one subject identity in ten is selected by several. Rules name applications (one in forty: teams), prefixes
+(with holes) or everybody, on ports, ranges or (but for everybody) names; a seventh of them deny.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from fairlead.schema.identity import FIRST_CLUSTER_IDENTITY
@@ -20,11 +25,35 @@ PREFIXES = 997
 WIDE_PER_IDENTITY = 10
 
 
+@lru_cache
+def _shares(count: int, exponent: float) -> list[float]:
+    """Return the share of the first, the first two and so on, of all; each falls with its rank."""
+    weights = list(accumulate(1 / (rank + 1) ** exponent for rank in range(count)))
+    return [weight / weights[-1] for weight in weights]
+
+
+def _by_size(number: int, count: int, exponent: float, stride: int = 0x9E3779B1) -> int:
+    """Return one of `count`, the large ones as often as they are large, spread over the numbers without a pattern."""
+    point = number * stride % (1 << 32) / (1 << 32)
+    return bisect_left(_shares(count, exponent), point)
+
+
+def application(number: int, size: int) -> int:
+    """Return the application of workload `number`; each has one workload at least."""
+    count = size // PER_APPLICATION
+    return number if number < count else _by_size(number, count, 0.8)
+
+
+def team(number: int, size: int) -> int:
+    """Return the team of workload `number`: all of an application are of one team."""
+    return _by_size(application(number, size), size // PER_TEAM, 1.0, 0x85EBCA6B)
+
+
 def labels(number: int, size: int) -> list[str]:
     """Return the labels of workload `number` of `size`."""
     return [
-        f"container:app=a{number % (size // PER_APPLICATION)}",
-        f"container:team=t{number % (size // PER_TEAM)}",
+        f"container:app=a{application(number, size)}",
+        f"container:team=t{team(number, size)}",
         f"container:wide={'yes' if number % WIDE_PER_IDENTITY == 3 else 'no'}",
         f"container:instance=i{number}",
         "container:com.docker.compose.project=fleet",
@@ -56,11 +85,11 @@ def _item(number: int, applications: int, teams: int, side: str) -> dict[str, An
             outer, hole = f"10.{prefix % 256}.0.0/16", f"10.{prefix % 256}.{prefix % 199}.0/24"
             peers = {f"{side}CIDRSet": [{"cidr": outer, "except": [hole]}]}
         case 2 if number // 10 % 4 == 0:
-            peers = {f"{side}Endpoints": [{"matchLabels": {"team": f"t{number // 40 % teams}"}}]}
+            peers = {f"{side}Endpoints": [{"matchLabels": {"team": f"t{_by_size(number, teams, 1.0)}"}}]}
         case 3:
             return {"toPorts": [{"ports": _ports(number // 10 * 4)}]}
         case _:
-            names = [f"a{(number * 7 + step) % applications}" for step in (0, 13)]
+            names = [f"a{_by_size(number * 7 + step, applications, 0.8)}" for step in (0, 13)]
             peers = {f"{side}Endpoints": [{"matchExpressions": [{"key": "app", "operator": "In", "values": names}]}]}
     return {**peers, "toPorts": [{"ports": _ports(number)}]}
 
