@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fairlead.schema.identity import HOST
-from fairlead.schema.policy import PolicyRow
-from services.policy.amend import Templates
+from services.policy.amend import Standing
 from services.policy.index import SelectorIndex
 from services.policy.labels import Identity, NamedPort
+from services.policy.packed import PackedRow
 from services.policy.rules import Rule
 from services.policy.selector import Selector
 
@@ -32,19 +32,18 @@ class Key(NamedTuple):
 class Cohort:
     """Some subjects and what policy says of each."""
 
-    __slots__ = ("key", "members", "row", "templates")
+    __slots__ = ("key", "members", "packed", "row")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.members: set[int] = set()
-        self.row: PolicyRow | None = None
-        self.templates: Templates = {}
-        """What the row says of peers that the same rules name; empty whenever the row is made anew."""
+        self.row: Standing | None = None
+        self.packed: PackedRow | None = None
+        """The row as it stands; None: to be packed again."""
 
     def expire(self) -> None:
         """Have the row made anew."""
-        self.row = None
-        self.templates = {}
+        self.row = self.packed = None
 
 
 class Subjects:
@@ -59,23 +58,25 @@ class Subjects:
         self._moved: set[int] = set()
         """Subjects whose cohort may be another one now."""
 
-    def add(self, rule: Rule) -> set[int]:
-        """Take in a rule; return whom it selects."""
+    def add(self, rule: Rule, *, expire: bool = True) -> set[int]:
+        """Take in a rule; return whom it selects. Unless rows `expire`, the caller brings them up to date."""
         self.index.use(rule.subject)
         selected = self.index.members(rule.subject)
         if rule.subject not in self._rules:
             self._rules[rule.subject] = set()
             self._moved |= selected
         self._rules[rule.subject].add(rule)
-        self._expire(rule.subject)
+        if expire:
+            self._expire(rule.subject)
         return selected
 
-    def drop(self, rule: Rule) -> set[int]:
-        """Forget a rule; return whom it has selected."""
+    def drop(self, rule: Rule, *, expire: bool = True) -> set[int]:
+        """Forget a rule; return whom it has selected. `expire` as in `add`."""
         selected = set(self.index.members(rule.subject))
         rules = self._rules[rule.subject]
         rules.discard(rule)
-        self._expire(rule.subject)
+        if expire:
+            self._expire(rule.subject)
         if not rules:
             del self._rules[rule.subject]
             self._moved |= selected
@@ -94,6 +95,11 @@ class Subjects:
         """Forget a subject."""
         self._moved.discard(number)
         self._leave(number)
+
+    @property
+    def moved(self) -> bool:
+        """Tell whether any subject's cohort may be another one now."""
+        return bool(self._moved)
 
     def settle(self, identities: Mapping[int, Identity]) -> None:
         """Put every subject that has moved where it belongs."""

@@ -16,17 +16,21 @@ from fairlead.schema.base import IdentityId
 from fairlead.schema.identity import FIRST_CIDR_IDENTITY, HOST, RESERVED_LABELS
 from fairlead.schema.policy import Direction, PolicyRow
 from services.policy import resolve
-from services.policy.amend import Amendment, amended
+from services.policy.amend import Amendment, amend
+from services.policy.assemble import assembled
 from services.policy.cohorts import Cohort, Subjects
+from services.policy.exchange import exchanged
 from services.policy.index import SelectorIndex
 from services.policy.labels import Identity, Label, make_identity, parse_label
+from services.policy.packed import PackedRow, pack, unpack
 from services.policy.resolve import Enforcement
 from services.policy.rules import Expected, Policy, Rule
 from services.policy.selector import WILDCARD, Selector
 from services.policy.subjects import Nodes, host_identity, is_subject
 
-_MOST_AMENDMENTS = 16
-"""Changed peers of one row from which on it is cheaper to resolve it anew."""
+_NO_RULES: frozenset[Rule] = frozenset()
+_MOST_AMENDMENTS = 48
+"""Changed peers of a short row from which on it is cheaper to resolve it anew; of a long one: an eighth of its entries."""
 
 
 class Model:
@@ -43,7 +47,7 @@ class Model:
         self._by_peer: dict[Selector, set[Rule]] = {}
         self._prefixes: Counter[str] = Counter()
         self._pending: set[int] = set()
-        self._changed: dict[int, dict[Cohort, set[Rule]]] = {}
+        self._changed: dict[int, Mapping[Cohort, AbstractSet[Rule]]] = {}
         """Peers that have changed, whose entries in which rows are out of date, and the rules there that name them now."""
 
     @property
@@ -110,29 +114,33 @@ class Model:
         old = self._policies.get(key)
         if old is policy:
             return
-        self._add_rules(policy)
+        pairs = exchanged(old, policy) if old is not None else None
+        self._add_rules(policy, expire=pairs is None)
+        concerned = [(self._subjects(new), new.subject, self._peers_of(old, new)) for old, new in pairs or ()]
         if old is not None:  # after the new one, so that what both use is not forgotten in between
-            self._drop_rules(old)
+            self._drop_rules(old, expire=pairs is None)
         self._policies[key] = policy
+        for subjects, subject, peers in concerned:
+            self._note_peers(peers, set(subjects.cohorts(subject)))
 
     def remove_policy(self, key: str) -> None:
         """Forget a policy; one that is not known counts as removed."""
         policy = self._policies.pop(key, None)
         if policy is not None:
-            self._drop_rules(policy)
+            self._drop_rules(policy, expire=True)
 
-    def _add_rules(self, policy: Policy) -> None:
+    def _add_rules(self, policy: Policy, *, expire: bool) -> None:
         self._prefixes.update(policy.prefixes)
         for rule in policy.rules:
             for peer in _indexed_peers(rule):
                 self._index.use(peer)
                 self._by_peer.setdefault(peer, set()).add(rule)
-            self._pending |= self._subjects(rule).add(rule)
+            self._pending |= self._subjects(rule).add(rule, expire=expire)
 
-    def _drop_rules(self, policy: Policy) -> None:
+    def _drop_rules(self, policy: Policy, *, expire: bool) -> None:
         self._prefixes -= Counter(policy.prefixes)
         for rule in policy.rules:
-            self._pending |= self._subjects(rule).drop(rule)
+            self._pending |= self._subjects(rule).drop(rule, expire=expire)
             for peer in _indexed_peers(rule):
                 _unfile(self._by_peer, peer, rule)
                 self._index.drop(peer)
@@ -165,24 +173,37 @@ class Model:
 
     def row(self, number: int) -> PolicyRow | None:
         """Return the subject's row without revision and trace; None when the identity is not known."""
-        if number not in self._identities:
-            return None
-        self._settle()
+        packed = self.packed(number)
+        return None if packed is None else unpack(packed)
+
+    def packed(self, number: int) -> PackedRow | None:
+        """Return the same as `row`, packed."""
+        if self._changed or self._unsettled:
+            self._settle()
         cohort = (self._hosts if number < 0 else self._workloads).cohort(number)
         if cohort is None:
-            return self.row_anew(number)
-        if cohort.row is None:
-            cohort.row = self.row_anew(number)
-        return cohort.row and replace(cohort.row, identity=HOST if number < 0 else IdentityId(number))
+            anew = self.row_anew(number)
+            return None if anew is None else pack(anew)
+        if cohort.packed is None:
+            if cohort.row is None:
+                cohort.row = assembled(self._identities[number], self._rules_of(number), self._world, self._enforcement)
+            cohort.packed = pack(cohort.row.head, cohort.row.entries)
+        return replace(cohort.packed, identity=HOST if number < 0 else IdentityId(number))
 
     def row_anew(self, number: int) -> PolicyRow | None:
         """Return the same as `row`, from nothing but identities and policies."""
         identity = self._identities.get(number)
         if identity is None:
             return None
+        return resolve.resolve(identity, self._rules_of(number), self._world, self._enforcement)
+
+    @property
+    def _unsettled(self) -> bool:
+        return self._workloads.moved or self._hosts.moved
+
+    def _rules_of(self, number: int) -> list[Rule]:
         subjects = self._hosts if number < 0 else self._workloads
-        rules = subjects.rules_of(subjects.index.selectors_of(number))
-        return resolve.resolve(identity, rules, self._world, self._enforcement)
+        return subjects.rules_of(subjects.index.selectors_of(number))
 
     def _subjects(self, rule: Rule) -> Subjects:
         return self._hosts if rule.selects_hosts else self._workloads
@@ -193,16 +214,41 @@ class Model:
 
     def _note_peer(self, number: int, *, gone: bool) -> None:
         """Note the rows of every rule that has the identity among its peers."""
-        changed = self._changed.setdefault(number, {})
-        for selector in self._index.selectors_of(number):
+        known = self._changed.get(number, {})
+        found = self._naming(self._index.selectors_of(number))
+        if gone:
+            self._changed[number] = dict.fromkeys([*known, *found], _NO_RULES)
+        else:
+            self._changed[number] = {**known, **found}
+
+    def _naming(self, selectors: Iterable[Selector]) -> dict[Cohort, set[Rule]]:
+        """Return the rules that name whom the selectors select, by the cohorts whose rules they are."""
+        found: dict[Cohort, set[Rule]] = {}
+        for selector in selectors:
             for rule in self._by_peer.get(selector, ()):
                 for cohort in self._subjects(rule).cohorts(rule.subject):
-                    naming = changed.setdefault(cohort, set())
-                    if not gone:
-                        naming.add(rule)
-        if gone:
-            for naming in changed.values():
-                naming.clear()
+                    if cohort in found:
+                        found[cohort].add(rule)
+                    else:
+                        found[cohort] = {rule}
+        return found
+
+    def _peers_of(self, *rules: Rule) -> set[int]:
+        """Return everybody whom one of these rules, which are in use, names."""
+        return set().union(*(self._index.members(peer) for rule in rules for peer in rule.peers))
+
+    def _note_peers(self, numbers: Iterable[int], cohorts: set[Cohort]) -> None:
+        """Note that these rows may say something else of these peers."""
+        for cohort in cohorts:
+            if cohort.row is not None:
+                cohort.row.templates.clear()  # they are kept by rules that are gone
+        known: dict[frozenset[Selector], dict[Cohort, AbstractSet[Rule]]] = {}
+        for number in numbers:
+            selectors = frozenset(self._index.selectors_of(number))
+            if selectors not in known:
+                found = self._naming(selectors)
+                known[selectors] = {cohort: frozenset(found.get(cohort, ())) for cohort in cohorts}
+            self._changed[number] = {**self._changed.get(number, {}), **known[selectors]}
 
     def _settle(self) -> None:
         """Put subjects into their cohorts, and work changed peers into the rows."""
@@ -212,9 +258,9 @@ class Model:
             return
         changed, self._changed = self._changed, {}
         times = Counter(cohort for cohorts in changed.values() for cohort in cohorts)
+        self._pending.update(*(cohort.members for cohort in times))
         for cohort, count in times.items():
-            self._pending |= cohort.members
-            if count > _MOST_AMENDMENTS:
+            if cohort.row and count > max(_MOST_AMENDMENTS, cohort.row.entries.count // 8):
                 cohort.expire()
         for number, cohorts in changed.items():
             self._amend(number, cohorts)
@@ -226,12 +272,9 @@ class Model:
             if cohort.row is None or not cohort.members:
                 continue
             subject = self._identities[next(iter(cohort.members))]
-            change = Amendment(number, peer, frozenset(naming), ports)
-            row = amended(cohort.row, subject, change, cohort.templates, self._enforcement)
-            if row is None:
+            cohort.packed = None
+            if not amend(cohort.row, subject, Amendment(number, peer, frozenset(naming), ports), self._enforcement):
                 cohort.expire()
-            else:
-                cohort.row = row
 
 
 def reserved_identities() -> list[Identity]:

@@ -19,6 +19,7 @@ from fairlead.clock import Clock
 from fairlead.errors import Unavailable
 from fairlead.kv import Change, Item
 from fairlead.schema.policy import CidrRows, PolicyRow
+from services.policy.packed import PackedBucket, PackedRow
 from services.policy.store import POLICIES, PolicyStore
 from services.policy.subjects import is_subject
 from services.policy.told import ALL, Report, Told, newest, opens, same
@@ -46,8 +47,9 @@ class Projection:
     ) -> None:
         self._new_view = new_view
         self._store = store
-        self._told = Told(rows, cidrs, clock=clock, report=report)
-        self.rows = Projector(rows, clock=clock)
+        packed = PackedBucket(rows)
+        self._told = Told(packed, cidrs, clock=clock, report=report)
+        self.rows = Projector(packed, clock=clock)
         self.cidrs = Projector(cidrs, clock=clock)
         self._clock = clock
         self._report = report
@@ -219,7 +221,7 @@ class Projection:
             wanted = {
                 key: self._stamped(key, row, revision)
                 for number in sorted(model.identities)
-                if is_subject(number) and (row := model.row(number)) is not None and (key := model.row_key(number))
+                if is_subject(number) and (row := model.packed(number)) is not None and (key := model.row_key(number))
             }
         opened = sum(opens(row, wanted.get(key)) for key, row in old.items())
         limit = max(_HELD_ROWS, _HELD_SHARE * len(old))
@@ -245,7 +247,7 @@ class Projection:
         self._conclude(revision, trace)
 
     def _update_row(self, number: int, revision: int) -> None:
-        key, row = self.view.model.row_key(number), self.view.model.row(number)
+        key, row = self.view.model.row_key(number), self.view.model.packed(number)
         if row is None:
             self._dropped.add(key)
             self.rows.remove(key)
@@ -255,7 +257,7 @@ class Projection:
         if stamped is not self.rows.rows.get(key):
             self.rows.set(key, stamped)
 
-    def _stamped(self, key: str, row: PolicyRow, revision: int) -> PolicyRow:
+    def _stamped(self, key: str, row: PackedRow, revision: int) -> PackedRow:
         """Return the row announced before if it says the same, else the new one with a larger revision."""
         old = self.rows.rows.get(key)
         if old is not None and same(old, row):

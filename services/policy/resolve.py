@@ -161,16 +161,17 @@ class Side:
 
     def encoded(self, number: Mapping[str, int]) -> list[PolicyEntry]:
         """Return the entries in the form of a row, sorted."""
-        return [self._entry(key, effect, number) for key, effect in sorted(self.entries.items())]
+        return [self.entry(key, effect, number) for key, effect in sorted(self.entries.items())]
 
     def of_peer(self, peer: int, number: Mapping[str, int]) -> list[PolicyEntry] | None:
         """Return the entries of one peer as `encoded` does; None: an origin of theirs has no number."""
         mine = sorted(key for key in self.entries if key.identity == peer)
         if any(origin not in number for key in mine for origin in self.entries[key].origins):
             return None
-        return [self._entry(key, self.entries[key], number) for key in mine]
+        return [self.entry(key, self.entries[key], number) for key in mine]
 
-    def _entry(self, key: Key, effect: Effect, number: Mapping[str, int]) -> PolicyEntry:
+    def entry(self, key: Key, effect: Effect, number: Mapping[str, int]) -> PolicyEntry:
+        """Return an entry in the form of a row."""
         return PolicyEntry(
             direction=self._direction,
             identity=IdentityId(key.identity),

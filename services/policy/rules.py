@@ -104,6 +104,11 @@ class Rule:
     """It says nothing of peers: what others deny its subjects passes, and is reported."""
 
     @property
+    def names_ports(self) -> bool:
+        """Tell whether ports are looked up by a name."""
+        return any(traffic.port.name for traffic in self.traffic)
+
+    @property
     def prefixes(self) -> set[str]:
         """Return the prefixes that the rule names."""
         return {prefix for peer in self.peers for prefix in peer.prefixes}

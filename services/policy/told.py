@@ -11,7 +11,8 @@ from fairlead.bus import Bucket
 from fairlead.clock import Clock
 from fairlead.errors import Unavailable
 from fairlead.schema.base import Row
-from fairlead.schema.policy import CidrRows, PolicyRow
+from fairlead.schema.policy import CidrRows
+from services.policy.packed import PackedRow
 
 ALL = "all"
 _RETRY_S = 0.5
@@ -25,13 +26,13 @@ Report = Callable[[str, bool, str], None]
 class Told:
     """Reads the two buckets."""
 
-    def __init__(self, rows: Bucket[PolicyRow], cidrs: Bucket[CidrRows], *, clock: Clock, report: Report) -> None:
+    def __init__(self, rows: Bucket[PackedRow], cidrs: Bucket[CidrRows], *, clock: Clock, report: Report) -> None:
         self._rows = rows
         self._cidrs = cidrs
         self._clock = clock
         self._report = report
 
-    async def everything(self) -> tuple[dict[str, PolicyRow], CidrRows]:
+    async def everything(self) -> tuple[dict[str, PackedRow], CidrRows]:
         """Return all rows and all prefixes, however long it takes."""
         while True:
             try:
@@ -45,7 +46,7 @@ class Told:
             self._report("announced rows", True, "")
             return told
 
-    async def row(self, key: str, wanted: Callable[[], Mapping[str, PolicyRow]]) -> int:
+    async def row(self, key: str, wanted: Callable[[], Mapping[str, PackedRow]]) -> int:
         """Return the revision of the row, once it says what is wanted; 0 when no such row is wanted any more."""
         while (want := wanted().get(key)) is not None:
             told = await self._look(self._rows, key)
@@ -66,19 +67,19 @@ class Told:
             return None  # whoever waits looks again
 
 
-def same(one: PolicyRow, other: PolicyRow) -> bool:
+def same(one: PackedRow, other: PackedRow) -> bool:
     """Tell whether two rows say the same, whenever they were made."""
     return replace(one, revision=0, trace="") == replace(other, revision=0, trace="")
 
 
-def newest(mine: PolicyRow | None, told: PolicyRow) -> PolicyRow:
+def newest(mine: PackedRow | None, told: PackedRow) -> PackedRow:
     """Return which of two rows of a subject stands; one that differs never keeps the revision of the other."""
     if mine is None or same(mine, told) or told.revision > mine.revision:
         return told
     return replace(mine, revision=max(mine.revision, told.revision + 1))
 
 
-def opens(old: PolicyRow, new: PolicyRow | None) -> bool:
+def opens(old: PackedRow, new: PackedRow | None) -> bool:
     """Tell whether a subject would lose its row, or a default deny."""
     if new is None:
         return True

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 
 from fairlead.schema.identity import FIRST_CIDR_IDENTITY, FIRST_CLUSTER_IDENTITY
-from fairlead.schema.policy import PolicyRow
 from services.policy.groups import cidr_identity
 from services.policy.model import Model, reserved_identities
+from services.policy.packed import PackedRow
 from services.policy.parse import parse
 from services.policy.resolve import Enforcement
 from services.policy.rules import Rule, Translation
@@ -50,7 +50,7 @@ class Bench:
         self._size = size
         self._translation = Translation()
         self.model = Model(Enforcement())
-        self.rows: dict[int, PolicyRow] = {}
+        self.rows: dict[int, PackedRow] = {}
         self._next = size
 
     def fill(self) -> float:
@@ -70,7 +70,7 @@ class Bench:
         """Bring the rows up to date, and return how many were concerned."""
         pending = self.model.take_pending()
         for number in pending:
-            row = self.model.row(number)
+            row = self.model.packed(number)
             if row is None:
                 self.rows.pop(number, None)
             else:
@@ -92,7 +92,7 @@ class Bench:
 
     def change_wide(self, turn: int) -> int:
         """Change the policy that selects a tenth of everything."""
-        self.model.put_policy("wide", parse(fleet.wide_document(turn), self._translation))
+        self.model.put_policy("wide", parse(fleet.wide_document(turn, self._size), self._translation))
         return self.settle()
 
     def plain_newcomer(self) -> int:
@@ -139,7 +139,7 @@ def measure(size: int) -> dict[str, float]:
     bench = Bench(size)
     figures = {"full_resolution_s": bench.fill()}
     figures["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures["entries_per_row"] = sum(len(row.entries) for row in bench.rows.values()) / len(bench.rows)
+    figures["entries_per_row"] = sum(row.count for row in bench.rows.values()) / len(bench.rows)
     newcomers, plain_newcomers, changes, plain_changes = [], [], [], []
     for turn in range(_SAMPLES):  # in turn: whatever else the machine does hits both alike
         newcomers.append(timed(bench.newcomer))

@@ -121,10 +121,13 @@ def documents(size: int) -> Iterator[PolicyObject]:
     return (document(number, size) for number in range(size * 2 // 5))
 
 
-def wide_document(turn: int) -> PolicyObject:
+def wide_document(turn: int, size: int) -> PolicyObject:
     """Return the policy that selects a tenth of everything."""
     ports = [{"port": str(9000 + turn), "protocol": "TCP"}]
-    item = {"fromEndpoints": [{"matchLabels": {"app": f"a{turn}"}}], "toPorts": [{"ports": ports}]}
+    item = {
+        "fromEndpoints": [{"matchLabels": {"app": f"a{_by_size(turn, size // PER_APPLICATION, 0.8)}"}}],
+        "toPorts": [{"ports": ports}],
+    }
     return PolicyObject(
         apiVersion="cilium.io/v2", kind="CiliumNetworkPolicy", metadata={"name": "wide", "namespace": "fleet"},
         spec={"endpointSelector": {"matchLabels": {"wide": "yes"}}, "ingress": [item]},

@@ -1,0 +1,241 @@
+"""Rows with their entries as bytes: hundreds of entries are copied, compared and kept at the price of a few kilobytes.
+
+A row changes when any of its peers does, and rows are long: as objects, every copy would touch every entry. Here the entries of one peer are a
+fragment, fragments stand in blocks, and a change joins one block anew. What goes to the bus is unpacked on its way out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from functools import lru_cache
+from itertools import groupby
+
+import msgspec
+
+from fairlead.bus import Bucket, BucketEvent
+from fairlead.schema.base import BucketSpec, IdentityId, IdentityIdField, Row
+from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow, StagedPolicy
+
+_NEW_BLOCK = 64
+_LARGEST_BLOCK = 2 * _NEW_BLOCK
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(tuple[PolicyEntry, ...])
+_NO_ORIGINS: frozenset[int] = frozenset()
+
+
+class PackedRow(Row, frozen=True, kw_only=True):
+    """A PolicyRow whose entries are bytes; equal rows have equal bytes."""
+
+    identity: IdentityIdField
+    entries: bytes
+    count: int
+    """How many entries there are."""
+    origins: tuple[str, ...] = ()
+    ingress_default_deny: tuple[int, ...] = ()
+    egress_default_deny: tuple[int, ...] = ()
+    staged: StagedPolicy | None = None
+    audit_ingress: bool = False
+    audit_egress: bool = False
+
+
+class Template:
+    """What a row says of one peer, to be said of another: the bytes before and behind the peer's number in each entry."""
+
+    __slots__ = ("_parts", "count", "origins")
+
+    def __init__(self, entries: Iterable[PolicyEntry]) -> None:
+        plain = [_ENCODER.encode(msgspec.structs.replace(one, identity=IdentityId(0))) for one in entries]
+        # an array of nine: one byte for that, one for the direction, one for identity 0
+        self._parts = [(data[:2], data[3:]) for data in plain]
+        self.count = len(plain)
+        self.origins = frozenset(index for one in entries for index in one.origins)
+
+    def fragment(self, number: bytes) -> bytes:
+        """Return the entries of the peer with this number, which is encoded already."""
+        return b"".join([part for before, behind in self._parts for part in (before, number, behind)])
+
+
+NOTHING = Template(())
+
+
+@lru_cache(maxsize=1 << 17)
+def encoded_number(number: int) -> bytes:
+    """Return an identity as it stands in an entry."""
+    return _ENCODER.encode(number)
+
+
+def place(direction: Direction, peer: int) -> int:
+    """Return a number that sorts peers as a row's entries are sorted."""
+    return int(direction) << 32 | peer
+
+
+class _Block:
+    """Fragments that stand together."""
+
+    __slots__ = ("fragments", "joined", "places", "templates")
+
+    def __init__(self, places: list[int], fragments: list[bytes], templates: list[Template]) -> None:
+        self.places = places
+        self.fragments = fragments
+        self.templates = templates
+        self.joined = b"".join(fragments)
+
+    def halves(self) -> tuple[_Block, _Block]:
+        """Return two blocks in place of this one."""
+        middle = len(self.places) // 2
+        lower = _Block(self.places[:middle], self.fragments[:middle], self.templates[:middle])
+        return lower, _Block(self.places[middle:], self.fragments[middle:], self.templates[middle:])
+
+
+class Entries:
+    """The entries of one row, peer by peer."""
+
+    __slots__ = ("_blocks", "_firsts", "_joined", "count")
+
+    def __init__(self, places: list[int], fragments: list[bytes], templates: list[Template]) -> None:
+        self.count = sum(template.count for template in templates)
+        ranges = [slice(start, start + _NEW_BLOCK) for start in range(0, len(places) or 1, _NEW_BLOCK)]
+        self._blocks = [_Block(places[some], fragments[some], templates[some]) for some in ranges]
+        self._firsts = [block.places[0] if block.places else 0 for block in self._blocks]
+        self._joined: bytes | None = None
+
+    @property
+    def joined(self) -> bytes:
+        """Return all entries."""
+        if self._joined is None:
+            self._joined = b"".join([block.joined for block in self._blocks])
+        return self._joined
+
+    def exchange(self, where: int, number: bytes, template: Template) -> frozenset[int]:
+        """Say this of the peer at a place from now on; return the origins of what was said before."""
+        index = max(bisect_left(self._firsts, where + 1) - 1, 0)
+        block = self._blocks[index]
+        position = bisect_left(block.places, where)
+        found = position < len(block.places) and block.places[position] == where
+        if not found and template.count == 0:
+            return _NO_ORIGINS
+        old = block.templates[position] if found else NOTHING
+        new = ([where], [template.fragment(number)], [template]) if template.count else ([], [], [])
+        end = position + found
+        block.places[position:end], block.fragments[position:end], block.templates[position:end] = new
+        self.count += template.count - old.count
+        self._tidy(index)
+        return old.origins
+
+    def _tidy(self, index: int) -> None:
+        """Make a block fit again after a change."""
+        block = self._blocks[index]
+        self._joined = None
+        if not block.places and len(self._blocks) > 1:
+            del self._blocks[index], self._firsts[index]
+            return
+        if len(block.places) > _LARGEST_BLOCK:
+            self._blocks[index : index + 1] = block.halves()
+            self._firsts.insert(index + 1, self._blocks[index + 1].places[0])
+        else:
+            block.joined = b"".join(block.fragments)
+        self._firsts[index] = block.places[0] if block.places else 0
+
+    def origins(self) -> set[int]:
+        """Return the origins that any entry has."""
+        return set().union(*(template.origins for block in self._blocks for template in block.templates))
+
+
+def entries_of(entries: Sequence[PolicyEntry]) -> Entries:
+    """Return entries, which are sorted as in a row, peer by peer."""
+    places: list[int] = []
+    fragments: list[bytes] = []
+    templates: list[Template] = []
+    known: dict[tuple[tuple[int, ...], ...], Template] = {}
+    for where, group in groupby(entries, key=_place_of):
+        mine = tuple(group)
+        places.append(where)
+        fragments.append(b"".join(map(_ENCODER.encode, mine)))
+        shape = tuple(one.origins for one in mine)
+        if shape not in known:  # kept for its count and its origins: the fragment is there already
+            known[shape] = Template(mine)
+        templates.append(known[shape])
+    return Entries(places, fragments, templates)
+
+
+def _place_of(entry: PolicyEntry) -> int:
+    return int(entry.direction) << 32 | entry.identity
+
+
+def pack(row: PolicyRow, entries: Entries | None = None) -> PackedRow:
+    """Return the row with its entries as bytes."""
+    own = entries or entries_of(row.entries)
+    return PackedRow(
+        revision=row.revision,
+        trace=row.trace,
+        identity=row.identity,
+        entries=own.joined,
+        count=own.count,
+        origins=row.origins,
+        ingress_default_deny=row.ingress_default_deny,
+        egress_default_deny=row.egress_default_deny,
+        staged=row.staged,
+        audit_ingress=row.audit_ingress,
+        audit_egress=row.audit_egress,
+    )
+
+
+def unpack(row: PackedRow) -> PolicyRow:
+    """Return the row with its entries as objects."""
+    return PolicyRow(
+        revision=row.revision,
+        trace=row.trace,
+        identity=row.identity,
+        entries=unpacked(row.entries, row.count),
+        origins=row.origins,
+        ingress_default_deny=row.ingress_default_deny,
+        egress_default_deny=row.egress_default_deny,
+        staged=row.staged,
+        audit_ingress=row.audit_ingress,
+        audit_egress=row.audit_egress,
+    )
+
+
+@lru_cache(maxsize=8)  # the subjects of a cohort come one after another
+def unpacked(entries: bytes, count: int) -> tuple[PolicyEntry, ...]:
+    """Return entries as objects."""
+    return _DECODER.decode(b"\xdd" + count.to_bytes(4, "big") + entries)
+
+
+class PackedBucket:
+    """A bucket of rows, packed on this side of it."""
+
+    def __init__(self, bucket: Bucket[PolicyRow]) -> None:
+        self._bucket = bucket
+        spec = bucket.spec
+        self.spec = BucketSpec(spec.name, PackedRow, owner=spec.owner, summary=spec.summary)
+
+    async def put(self, key: str, row: PackedRow) -> None:
+        """Set the row. Raises Unavailable."""
+        await self._bucket.put(key, unpack(row))
+
+    async def get(self, key: str) -> PackedRow | None:
+        """Return the row, or None. Raises Unavailable."""
+        row = await self._bucket.get(key)
+        return None if row is None else pack(row)
+
+    async def delete(self, key: str) -> None:
+        """Remove the row. Raises Unavailable."""
+        await self._bucket.delete(key)
+
+    async def rows(self) -> dict[str, PackedRow]:
+        """Return every row. Raises Unavailable."""
+        return {key: pack(row) for key, row in (await self._bucket.rows()).items()}
+
+    async def ensure(self) -> str:
+        """Create the bucket if it does not exist; return its incarnation. Raises Unavailable."""
+        return await self._bucket.ensure()
+
+    async def mark_complete(self, revision: int) -> None:
+        """Vouch that the bucket holds everything as of `revision`."""
+        await self._bucket.mark_complete(revision)
+
+    def watch(self, keys: Sequence[str] | None = None) -> AsyncGenerator[BucketEvent[PackedRow], None]:
+        """Nobody watches packed rows. Raises NotImplementedError."""
+        raise NotImplementedError(f"rows of {self.spec.name} are read, not watched, by their owner ({keys})")
