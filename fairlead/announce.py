@@ -133,6 +133,14 @@ class Projector(Generic[V]):
         self._written = None
         self._stir()
 
+    def vouch(self, revision: int) -> None:
+        """Say that the rows wanted now are all there are, as of `revision`: what else the bucket holds goes."""
+        self._revision = revision
+        self._known = True
+        self._vouched = False
+        self._dirty.update(dict.fromkeys((self._written or {}).keys() - self._desired.keys()))
+        self._stir()
+
     async def flushed(self) -> None:
         """Wait until the bucket holds everything asked for so far."""
         await self._clean.wait()

@@ -67,7 +67,7 @@ async def serve(settings: PolicySettings) -> None:
         service, work = compose(settings, app.kv, app.bus, app.clock, app.condition)
         telemetry.gauge(
             "fairlead.policy.audited",
-            service.audited_by_kind,
+            lambda: service.view.audited_by_kind(),  # noqa: PLW0108 - the view is another one after every listing
             unit="{audit}",
             summary="documents and workloads whose policy is reported and not enforced",
         )

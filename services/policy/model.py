@@ -104,6 +104,10 @@ class Model:
         """Return the key of a subject's row on the bus."""
         return self._nodes.row_key(number)
 
+    def subject(self, key: str) -> int:
+        """Return the number of the subject whose row has this key."""
+        return self._nodes.subject(key)
+
     @property
     def row_keys(self) -> set[str]:
         """Return the keys of the rows of all subjects."""

@@ -7,14 +7,13 @@ fragment, fragments stand in blocks, and a change joins one block anew. What goe
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 
 import msgspec
 
-from fairlead.bus import Bucket, BucketEvent
-from fairlead.schema.base import BucketSpec, IdentityId, IdentityIdField, Row
+from fairlead.schema.base import IdentityId, IdentityIdField, Row
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow, StagedPolicy
 
 _NEW_BLOCK = 64
@@ -164,14 +163,13 @@ def _place_of(entry: PolicyEntry) -> int:
 
 
 def pack(row: PolicyRow, entries: Entries | None = None) -> PackedRow:
-    """Return the row with its entries as bytes."""
-    own = entries or entries_of(row.entries)
+    """Return the row with its entries as bytes; `entries` where they stand beside the row."""
     return PackedRow(
         revision=row.revision,
         trace=row.trace,
         identity=row.identity,
-        entries=own.joined,
-        count=own.count,
+        entries=b"".join(map(_ENCODER.encode, row.entries)) if entries is None else entries.joined,
+        count=len(row.entries) if entries is None else entries.count,
         origins=row.origins,
         ingress_default_deny=row.ingress_default_deny,
         egress_default_deny=row.egress_default_deny,
@@ -201,41 +199,3 @@ def unpack(row: PackedRow) -> PolicyRow:
 def unpacked(entries: bytes, count: int) -> tuple[PolicyEntry, ...]:
     """Return entries as objects."""
     return _DECODER.decode(b"\xdd" + count.to_bytes(4, "big") + entries)
-
-
-class PackedBucket:
-    """A bucket of rows, packed on this side of it."""
-
-    def __init__(self, bucket: Bucket[PolicyRow]) -> None:
-        self._bucket = bucket
-        spec = bucket.spec
-        self.spec = BucketSpec(spec.name, PackedRow, owner=spec.owner, summary=spec.summary)
-
-    async def put(self, key: str, row: PackedRow) -> None:
-        """Set the row. Raises Unavailable."""
-        await self._bucket.put(key, unpack(row))
-
-    async def get(self, key: str) -> PackedRow | None:
-        """Return the row, or None. Raises Unavailable."""
-        row = await self._bucket.get(key)
-        return None if row is None else pack(row)
-
-    async def delete(self, key: str) -> None:
-        """Remove the row. Raises Unavailable."""
-        await self._bucket.delete(key)
-
-    async def rows(self) -> dict[str, PackedRow]:
-        """Return every row. Raises Unavailable."""
-        return {key: pack(row) for key, row in (await self._bucket.rows()).items()}
-
-    async def ensure(self) -> str:
-        """Create the bucket if it does not exist; return its incarnation. Raises Unavailable."""
-        return await self._bucket.ensure()
-
-    async def mark_complete(self, revision: int) -> None:
-        """Vouch that the bucket holds everything as of `revision`."""
-        await self._bucket.mark_complete(revision)
-
-    def watch(self, keys: Sequence[str] | None = None) -> AsyncGenerator[BucketEvent[PackedRow], None]:
-        """Nobody watches packed rows. Raises NotImplementedError."""
-        raise NotImplementedError(f"rows of {self.spec.name} are read, not watched, by their owner ({keys})")

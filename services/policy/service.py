@@ -38,6 +38,7 @@ from services.policy.projection import Projection
 from services.policy.realised import identities_of
 from services.policy.rules import Policy, Translation, title
 from services.policy.store import PolicyStore, policy_key
+from services.policy.view import View
 from services.policy.waiting import Waiting
 
 _TOLD_TESTS = 5
@@ -166,9 +167,10 @@ class PolicyService:
             policies=tuple(view.told(key) for key in sorted(view.documents)), revision=self._projection.revision
         )
 
-    def audited_by_kind(self) -> dict[str, int]:
-        """Return how much is audited now."""
-        return self._projection.view.audited_by_kind()
+    @property
+    def view(self) -> View:
+        """Return what the store says, as far as it has been read."""
+        return self._projection.view
 
     def routes(self) -> Sequence[Route]:
         """Return every topic with its handler."""

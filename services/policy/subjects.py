@@ -35,6 +35,10 @@ class Nodes:
         """Return the key of a subject's row."""
         return f"{HOST_ROWS}{self._names[number]}" if number < 0 else str(number)
 
+    def subject(self, key: str) -> int:
+        """Return the number of the subject whose row has this key."""
+        return self.number(key.removeprefix(HOST_ROWS)) if key.startswith(HOST_ROWS) else int(key)
+
 
 def host_identity(number: int, node: str, labels: Iterable[Label]) -> Identity:
     """Return a node as a subject: its labels, its name under `kubernetes.io/hostname`, and the label of all hosts."""

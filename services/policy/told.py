@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -46,9 +46,9 @@ class Told:
             self._report("announced rows", True, "")
             return told
 
-    async def row(self, key: str, wanted: Callable[[], Mapping[str, PackedRow]]) -> int:
+    async def row(self, key: str, wanted: Callable[[str], PackedRow | None]) -> int:
         """Return the revision of the row, once it says what is wanted; 0 when no such row is wanted any more."""
-        while (want := wanted().get(key)) is not None:
+        while (want := wanted(key)) is not None:
             told = await self._look(self._rows, key)
             if told is not None and same(told, want):
                 return told.revision

@@ -69,6 +69,7 @@ class World:
         settings = PolicySettings(node="p1", prefix_grace_s=options.pop("grace_s", 30.0), **options)
         bus = MemoryBus(self.hub, "policy")
         service, work = compose(settings, self.kv, bus, SYSTEM, self._report)
+        self.service = service
         self._tasks = [asyncio.create_task(_forever(run)) for run in work.values()]
         await bus.serve("policy", service.routes())
 

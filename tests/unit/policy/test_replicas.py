@@ -17,7 +17,10 @@ from fairlead.errors import Unavailable
 from fairlead.kv import Delete, Put
 from fairlead.schema.identity import ADDRESSES
 from fairlead.schema.policy import APPLY, POLICY_ROWS, ApplyPolicy, PolicyRow
+from services.policy import offline
 from services.policy.lead import LEADER
+from services.policy.packed import PackedRow, pack
+from services.policy.settings import PolicySettings
 from services.policy.told import newest
 from tests.support.etcd import EtcdServer
 from tests.support.nats import NatsServer
@@ -78,6 +81,21 @@ async def test_one_writes_each_row_once(pair: Pair) -> None:
     assert len(of_database) == len(set(of_database)) == 21
 
 
+async def test_who_does_not_lead_makes_no_rows(pair: Pair) -> None:
+    def made(world: World) -> int:
+        model = world.service.view.model
+        cohorts = {model._workloads.cohort(number) for number in model.identities}
+        return sum(cohort is not None and cohort.row is not None for cohort in cohorts)
+
+    await pair.first.bus.request(APPLY, ApplyPolicy(document=clusterwide("closed", ingress=[{}])))
+    await pair.first.until(lambda rows: bool(rows[str(INTERN)].ingress_default_deny))
+    assert (made(pair.first) > 0, made(pair.second)) == (True, 0)
+    await pair.first.stop()
+    await pair.second.identity(1004, "container:app=employee;")
+    await pair.second.until(lambda rows: "1004" in rows)
+    assert made(pair.second) > 0
+
+
 async def test_a_replica_that_ends_hands_over_at_once(pair: Pair) -> None:
     before = await pair.first.rows()
     await pair.first.stop()
@@ -111,8 +129,9 @@ async def test_who_lost_the_lead_by_hand_steps_down(pair: Pair) -> None:
     await pair.first.until(lambda rows: "1004" in rows)
 
 
-def row(revision: int, *origins: str) -> PolicyRow:
-    return PolicyRow(identity=INTERN, entries=(), origins=origins, revision=revision, trace=f"trace {revision}")  # type: ignore[arg-type] # a test's number
+def row(revision: int, *origins: str) -> PackedRow:
+    row = PolicyRow(identity=INTERN, entries=(), origins=origins, revision=revision, trace=f"trace {revision}")  # type: ignore[arg-type] # a test's number
+    return pack(row)
 
 
 def test_the_row_that_stands_when_another_takes_over() -> None:
@@ -179,6 +198,36 @@ async def test_a_killed_leader_is_replaced_in_seconds_and_no_row_is_wrong_or_mis
         await asyncio.sleep(1)
         after = await bus.bucket(POLICY_ROWS).rows()
         assert {key for key in before if after[key] != before[key]} == {str(DATABASE)}
+        assert not watching.done()
+        watching.cancel()
+    await bus.close()
+
+
+@pytest.mark.connected
+async def test_a_leader_killed_amid_churn_leaves_every_row_right(stack: Stack) -> None:
+    bus = NatsBus(stack.nats.url, name="test")
+    bus.start()
+    documents = [
+        seed(),
+        clusterwide("no-interns", ingressDeny=[{"fromEndpoints": [{"matchLabels": {"app": "intern"}}]}]),
+    ]
+    names = ("employee", "protected-db", "intern")
+    async with asyncio.timeout(90):
+        await until(bus, lambda rows: len(rows) == 4)
+        watching = asyncio.create_task(bus_events(bus))
+        for document in documents:
+            await bus.request(APPLY, ApplyPolicy(document=document), timeout_s=10)
+        for number in range(1004, 1064):
+            stack.identity(number, names[number % 3])
+            if number == 1024:
+                stack.replicas[0].kill()
+        world = offline.World(enforcement=PolicySettings(node="p1").enforcement())
+        for number in range(1001, 1064):
+            world.put_workload(number, [f"container:app={names[number % 3 if number > 1003 else number - 1001]}"])
+        for document in documents:
+            world.put_document(document)
+        wanted = {str(number): replace(row, revision=0, trace="") for number, row in world.rows().items()}
+        await until(bus, lambda rows: {key: replace(row, revision=0, trace="") for key, row in rows.items()} == wanted)
         assert not watching.done()
         watching.cancel()
     await bus.close()

@@ -49,6 +49,7 @@ async def test_without_policy_every_row_is_open(world: World) -> None:
 async def test_the_seed_policy_admits_employees_to_one_port(world: World) -> None:
     await world.start()
     await world.host("n2", DATABASE)
+    await world.until(lambda rows: str(EMPLOYEE) in rows)
     answer = await world.bus.request(APPLY, ApplyPolicy(document=seed(), author="test"))
     assert (answer.changed, answer.identities, answer.policy.namespace) == (True, (DATABASE,), "default")
     rows = by_number(
