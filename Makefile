@@ -51,6 +51,9 @@ bench-control: setup  ## publish to realised, attach, memory
 bench-datapath: setup  ## cost per packet, per connection and per change; ARGS="--only program" runs one part
 	$(PY) -m tests.bench.datapath $(ARGS)
 
+bench-docker: setup  ## docker run beside Docker's own bridge, labels to enforced, a hundred at once, memory
+	$(PY) -m tests.bench.docker $(ARGS)
+
 bench-policy: setup  ## full resolution, one change, churn, memory, and how they grow
 	$(PY) -m tests.bench.policy
 

@@ -26,6 +26,8 @@ PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 INGRESS, EGRESS = "fairlead.ingress.from", "fairlead.egress.allow"
 POLICY, NETWORK = "fairlead.policy", "fairlead.network"
 _OWN = "fairlead.label."
+_WORKLOAD = "k8s:io.cilium.k8s.policy.cluster"
+"""A label that is implied for every workload, and for nothing else."""
 _NAMED_PORT = "fairlead.port."
 _ITEM = re.compile(
     r"(?P<peer>\[[^\]]+\](?:/\d+)?|[^:\s]+)(?::(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp))?)?", re.IGNORECASE
@@ -78,11 +80,21 @@ def shorthand_policy(labels: Mapping[str, str]) -> PolicyObject | None:
 
 
 def isolation_policy(network: str) -> PolicyObject:
-    """Return the policy by which only members of the network, the host and the world reach its members."""
-    selector = {"matchLabels": {f"container:{NETWORK}": network}}
-    digest = hashlib.sha256(network.encode()).hexdigest()[:16]
-    rules = [{"fromEndpoints": [selector]}, {"fromEntities": ["host", "world"]}]
-    return _document(f"docker-isolation-{digest}", {"endpointSelector": selector, "ingress": rules})
+    """Return the policy by which no workload outside the network reaches its members.
+
+    It denies, since permissions add up: one that lets members in would open what other policies leave closed within the network.
+    """
+    label = f"container:{NETWORK}"
+    outside = [
+        {"key": _WORKLOAD, "operator": "Exists"},  # else hosts and the world would be outside too
+        {"key": label, "operator": "NotIn", "values": [network]},
+    ]
+    spec = {
+        "endpointSelector": {"matchLabels": {label: network}},
+        "enableDefaultDeny": {"ingress": False},
+        "ingressDeny": [{"fromEndpoints": [{"matchExpressions": outside}]}],
+    }
+    return _document(f"docker-isolation-{hashlib.sha256(network.encode()).hexdigest()[:16]}", spec)
 
 
 def _document(name: str, spec: dict[str, Any]) -> PolicyObject:
