@@ -18,6 +18,7 @@ class Mirrors:
     """What the bus says, as far as this node follows it."""
 
     def __init__(self, bus: Bus, store: Store, clock: Clock, node: Node) -> None:
+        self._own_policy = node.host.key
         self.identities = Mirror(
             bus.bucket(IDENTITIES), on_change=node.on_identity, cache=store.cache(IDENTITIES.name), clock=clock
         )
@@ -26,7 +27,7 @@ class Mirrors:
             on_change=node.on_policy,
             cache=store.cache(POLICY_ROWS.name),
             clock=clock,
-            keys=set(),
+            keys={node.host.key},
             lazily=True,
         )
         self.addresses = Mirror(
@@ -52,8 +53,8 @@ class Mirrors:
             await mirror.recall()
 
     def host(self, identities: set[int]) -> None:
-        """Follow the policy of just these identities."""
-        self.policy.want({str(identity) for identity in identities})
+        """Follow the policy of just these identities, and of the node itself."""
+        self.policy.want({self._own_policy, *(str(identity) for identity in identities)})
 
     @property
     def unknown(self) -> list[str]:

@@ -26,6 +26,7 @@ def conditions(datapath: Datapath, alarm_s: float) -> Iterator[Condition]:
     yield "breakglass", quiet, found
     yield _held_deletes(datapath)
     yield "overlay", not (troubles := datapath.node.tunnels.troubles), _some(troubles)
+    yield "host policy", not datapath.node.host.hindrance, datapath.node.host.words
     yield _state(datapath)
 
 
@@ -39,7 +40,7 @@ def _endpoints(datapath: Datapath) -> Condition:
 
 def _reconcilers(datapath: Datapath) -> Condition:
     node = datapath.node
-    tables = (node.endpoints.table, node.addresses.table, node.prefixes, node.registration.table)
+    tables = (node.endpoints.table, node.addresses.table, node.prefixes, node.registration.table, node.host.table)
     texts = [f"{table.name} {key}: {text}" for table in tables for key, text in table.failed().items()]
     texts += [f"{name}: {loop.prune_error}" for name, loop in datapath.reconcilers.items() if loop.prune_error]
     return "reconcile", not texts, _some(sorted(texts))

@@ -10,6 +10,7 @@ from fairlead.clock import Clock
 from fairlead.reconcile import Pace, Reconciler
 from services.datapath.addresses import AddressOperations, PrefixOperations
 from services.datapath.endpoints import EndpointOperations
+from services.datapath.hostpolicy import HostOperations
 from services.datapath.node import Node
 from services.datapath.operations import Kernel
 from services.datapath.registration import RegistrationOperations
@@ -40,7 +41,11 @@ class Tools:
 
 
 def reconcilers(
-    node: Node, endpoint_operations: EndpointOperations, tools: Tools, settings: DatapathSettings
+    node: Node,
+    endpoint_operations: EndpointOperations,
+    host_operations: HostOperations,
+    tools: Tools,
+    settings: DatapathSettings,
 ) -> dict[str, Loop]:
     """Return a reconciler for each of the node's tables. Endpoints are settled one by one, so that each is told as soon as it stands."""
     clock, refresh_s = tools.clock, settings.reconcile_s
@@ -57,6 +62,7 @@ def reconcilers(
             node.addresses.table, AddressOperations(node.addresses, tools.kernel, tools.thread), clock, pace=pace
         ),
         "prefixes": Reconciler(node.prefixes, PrefixOperations(tools.kernel, tools.thread), clock, pace=pace),
+        "host policy": Reconciler(node.host.table, host_operations, clock, pace=pace, on_settled=node.host_settled),
         "tunnels": Reconciler(
             node.tunnels.table, TunnelOperations(node.tunnels, tools.kernel, tools.thread), clock, pace=pace
         ),

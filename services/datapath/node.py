@@ -26,6 +26,8 @@ from services.datapath.directory import (
 )
 from services.datapath.endpoints import Endpoints
 from services.datapath.explain import End, Subject
+from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort
+from services.datapath.hostpolicy import HostPolicy, HostWant
 from services.datapath.model import Decision, EndpointRecord, EndpointWant, PolicyMap
 from services.datapath.overlay import Overlay
 from services.datapath.policies import Policies
@@ -46,12 +48,14 @@ class Node:
         store: Store,
         clock: Clock,
         overlay: Overlay | None = None,
+        failsafe: frozenset[FailsafePort] = frozenset(),
     ) -> None:
         self.name = name
         self._clock = clock
         self.identities = IdentityBook()
         self.origins = Origins(store.origins_path)
         self.policies = Policies(self.origins.number)
+        self.host = HostPolicy(name, self.origins.number, failsafe)
         self.registration = Registration(name, addresses)
         self.addresses = Addresses(clock, store.ages)
         self.tunnels = Tunnels(overlay)
@@ -115,6 +119,11 @@ class Node:
         self.trace = next((row.value.policy.trace for row in rows if row.value.policy), self.trace)
         self.on_realised()
 
+    def host_settled(self, rows: Sequence[TableRow[str, HostWant]]) -> None:
+        """Hear from the reconciler that it has worked on the node itself."""
+        self.trace = self.host.settled(rows) or self.trace
+        self.on_realised()
+
     async def on_identity(self, key: str, row: IdentityRow | None) -> None:
         """Hear of a label set, or that its number means nothing any more."""
         if not key.isdecimal():
@@ -130,7 +139,10 @@ class Node:
                 self.endpoints.refresh(record.endpoint)
 
     async def on_policy(self, key: str, row: PolicyRow | None) -> None:
-        """Hear of an identity's policy."""
+        """Hear of an identity's policy, or of the node's own."""
+        if key == self.host.key:
+            self.host.hear(row)
+            self.on_realised()
         if not key.isdecimal():
             return
         self.policies.hear(int(key), row)
@@ -184,6 +196,8 @@ class Node:
 
     def subject(self, endpoint: int) -> Subject:
         """Return what is known of the endpoint whose policy decided."""
+        if endpoint == HOST_ENDPOINT:
+            return Subject(f"node {self.name}", "", self.host.standing.revision if self.host.standing else 0)
         record, stands = self.endpoints.records.get(endpoint), self.endpoints.standing.get(endpoint)
         if record is None or endpoint not in self.endpoints.decisions:
             return Subject()

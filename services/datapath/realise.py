@@ -86,7 +86,7 @@ class Realiser:
         except KernelError as error:
             refusal = error.message
         if want.policy is not None:
-            self._write_policy(endpoint, want.policy)
+            self.write_policy(endpoint, want.policy)
         if plugged is None:
             raise KernelError(refusal)
         self._enter(entry_of(want, plugged))
@@ -149,7 +149,7 @@ class Realiser:
             self._kernel.put_endpoint(entry)
             self._entries[entry.endpoint] = entry
 
-    def _write_policy(self, endpoint: int, policy: PolicyMap) -> None:
+    def write_policy(self, endpoint: int, policy: PolicyMap) -> None:
         """Bring the map to the policy; every order is in the ledger before the kernel hears of it."""
         ledger, have = self._ledgers.get(endpoint, Ledger()), self._maps.get(endpoint)
         if have is not None and ledger.policy == policy:
@@ -173,6 +173,12 @@ class Realiser:
         self._ledgers[endpoint] = Ledger(
             policy
         )  # shares the entries with other endpoints; those from the disk were a copy
+
+    def drop_policy(self, endpoint: int) -> None:
+        """Forget what was ordered of a policy map that is gone."""
+        self._store.drop_ledger(endpoint)
+        self._maps.pop(endpoint, None)
+        self._ledgers.pop(endpoint, None)
 
     def _plan(self, want: Entries, have: Entries) -> Change[PolicyKey, PolicyValue]:
         """Return the difference; endpoints of one identity go from the same entries to the same entries."""

@@ -29,11 +29,12 @@ from services.datapath.breakglass import BreakGlassLog
 from services.datapath.capabilities import Capabilities
 from services.datapath.endpoints import EndpointOperations
 from services.datapath.explain import Circumstances, explain
+from services.datapath.failsafe import HOST_ENDPOINT, failsafe
 from services.datapath.flows import FlowRecorder
 from services.datapath.following import Mirrors
 from services.datapath.health import Report, conditions
+from services.datapath.hostpolicy import HostOperations
 from services.datapath.loops import Tools, reconcilers
-from services.datapath.model import EndpointRecord
 from services.datapath.node import Node
 from services.datapath.operations import Event, Kernel, PolicyCounters, PolicyKey, PolicyValue
 from services.datapath.overlay import Overlay
@@ -49,6 +50,8 @@ T = TypeVar("T")
 _LOG = logging.getLogger("datapath")
 _START_RETRY_S = 1.0
 _TICK_S = 0.5
+HOST = "host"
+"""What the node itself is called where an endpoint is asked for."""
 
 
 class Datapath:
@@ -73,7 +76,8 @@ class Datapath:
         self._settings = settings
         self._started = asyncio.Event()
         self.kernel_error = "starting"
-        self.node = Node(self.name, addresses, store, clock, overlay)
+        ports = failsafe(settings.failsafe_inbound, settings.failsafe_outbound)
+        self.node = Node(self.name, addresses, store, clock, overlay, ports)
         self.node.registration.labels = settings.node_labels
         self.mirrors = Mirrors(bus, store, clock, self.node)
         self.capabilities = Capabilities(self.name)
@@ -95,7 +99,8 @@ class Datapath:
         self._adopted: set[int] = set()
         """Endpoints that an earlier process left."""
         tools = Tools(kernel, self.thread, bus, clock)
-        self.reconcilers = reconcilers(self.node, self._endpoint_operations, tools, settings)
+        self.host_operations = HostOperations(self.node.host, self._realiser, kernel, self.thread)
+        self.reconcilers = reconcilers(self.node, self._endpoint_operations, self.host_operations, tools, settings)
 
     @property
     def unreadable(self) -> list[str]:
@@ -106,13 +111,18 @@ class Datapath:
         """Want what disk and mirrors' copies say; nothing is done before the tasks run."""
         await self.mirrors.recall()
         self.node.begin()
+        self.node.host.begin(self._realiser.kept().get(HOST_ENDPOINT))
         self._adopted = {record.endpoint for record in self.node.endpoints.live()}
         self.breakglass.names = {record.endpoint: record.name for record in self.node.endpoints.live()}
+        self.breakglass.names[HOST_ENDPOINT] = HOST
 
     def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what has to run for ever, by name."""
         after_start = {
-            **{name: self.reconcilers[name].run for name in ("endpoints", "addresses", "prefixes", "tunnels")},
+            **{
+                name: self.reconcilers[name].run
+                for name in ("endpoints", "addresses", "prefixes", "tunnels", "host policy")
+            },
             "patrol": self._patrol,
             "flows": self.flows.read,
         }
@@ -189,10 +199,11 @@ class Datapath:
         """Tell the bus; not before every endpoint of the disk was looked at once, since half a row would look like a step back."""
         self._telling = False
         endpoints = self.node.endpoints
-        if all(
+        if self.node.host.is_settled and all(
             record.endpoint in endpoints.standing for record in endpoints.live() if record.endpoint in self._adopted
         ):
-            self._realised.set(self.name, realised(self.name, self.node.endpoints, self.node.trace))
+            row = realised(self.name, self.node.endpoints, self.node.trace)
+            self._realised.set(self.name, self.node.host.report(row))
 
     def _explain(self, event: Event, uuid: str, lost_before: int) -> Flow:
         age = timedelta(seconds=max(0.0, self._clock.monotonic_s() - event.time_ns / 1e9))
@@ -230,13 +241,13 @@ class Datapath:
 
     async def dump_policy(self, ask: topics.EndpointQuery) -> topics.PolicyMapDump:
         """Read an endpoint's policy map from the kernel."""
-        record = self._find(ask.endpoint)
-        found = await self._ask_kernel(self._kernel.policy, record.endpoint)
+        number, name = self._find(ask.endpoint)
+        found = await self._ask_kernel(self._kernel.policy, number)
         entries = sorted(found.items(), key=lambda item: (item[0].direction, item[0]))
         return topics.PolicyMapDump(
-            endpoint=EndpointId(record.endpoint),
-            name=record.name,
-            pin=self._kernel.policy_pin(record.endpoint),
+            endpoint=EndpointId(number),
+            name=name,
+            pin=self._kernel.policy_pin(number),
             entries=tuple(self._line(key, value, counters) for key, (value, counters) in entries),
         )
 
@@ -278,11 +289,16 @@ class Datapath:
             raise Unavailable(f"the datapath of node {self.name} is not up: {self.kernel_error}")
         return await self._verification.verify()
 
-    def _find(self, text: str) -> EndpointRecord:
+    def _find(self, text: str) -> tuple[int, str]:
+        """Return the number and the name of the endpoint that is meant; `host` is the node itself."""
         record = self.node.endpoints.find(text)
+        if record is None and text in (HOST, str(HOST_ENDPOINT)):
+            return HOST_ENDPOINT, HOST
         if record is None:
-            raise NotFound(f"`endpoint`: {text!r} is no number, name or address of an endpoint on node {self.name}")
-        return record
+            raise NotFound(
+                f"`endpoint`: {text!r} is no number, name or address of an endpoint on node {self.name}, nor `{HOST}`"
+            )
+        return record.endpoint, record.name
 
     async def _ask_kernel(self, question: Callable[..., T], subject: object) -> T:
         if not self._started.is_set():

@@ -10,6 +10,7 @@ from fairlead.address import Address
 from fairlead.config import CommonSettings
 from fairlead.errors import InvalidInput
 from fairlead.schema.base import Labels
+from services.datapath.failsafe import INBOUND, OUTBOUND
 from services.datapath.overlay import Overlay
 
 
@@ -28,6 +29,10 @@ class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
     """How packets travel to other nodes: as they are, or inside a tunnel. The same on every node of the fleet."""
     overlay_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """UDP port of the tunnels; 0: 8472 for VXLAN, 6081 for Geneve."""
+    failsafe_inbound: tuple[str, ...] = INBOUND
+    """Ports at which others reach this node whatever host policies say: protocol/port or protocol/first-last."""
+    failsafe_outbound: tuple[str, ...] = OUTBOUND
+    """Ports at which this node reaches others whatever host policies say."""
     reconcile_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     """How often everything in the kernel is compared with what should be there."""
     restate_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0

@@ -12,6 +12,8 @@ from typing import Any
 from fairlead.schema import datapath as topics
 from services.datapath import verify
 from services.datapath.addresses import unlike as addresses_unlike
+from services.datapath.failsafe import HOST_ENDPOINT
+from services.datapath.hostpolicy import entry_of_host
 from services.datapath.model import EndpointWant
 from services.datapath.node import Node
 from services.datapath.operations import Kernel
@@ -50,7 +52,13 @@ class Verification:
 
     async def _look(self) -> set[Difference]:
         self._counts = {}
-        return {*await self._plumbing(), *await self._rows(), *await self._addresses(), *await self._tunnels()}
+        return {
+            *await self._plumbing(),
+            *await self._rows(),
+            *await self._host(),
+            *await self._addresses(),
+            *await self._tunnels(),
+        }
 
     async def _call(self, function: Callable[..., Any], *args: object) -> Any:
         return await self._thread.call(function, *args)
@@ -85,6 +93,20 @@ class Verification:
                 found += verify.policy_differences(number, want.policy.entries, have)
                 self._counts["policy entries"] += len(have)
         return found
+
+    async def _host(self) -> list[Difference]:
+        """Compare the node's own filter and its policy map."""
+        want = self._node.host.want
+        have = await self._call(self._kernel.host)
+        if want is None or want.policy is None:
+            return verify.host_differences(None, have)
+        entry = await self._call(entry_of_host, want, self._kernel)
+        rows = await self._call(self._kernel.policy, HOST_ENDPOINT)
+        found = {key: value for key, (value, _) in rows.items()}
+        return [
+            *verify.host_differences(entry, have),
+            *verify.policy_differences(HOST_ENDPOINT, want.policy.entries, found),
+        ]
 
     async def _addresses(self) -> list[Difference]:
         addresses, want = self._node.addresses, self._node.addresses.table.desired()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar
 
 from fairlead.address import Address, Prefix
+from services.datapath.failsafe import HostEntry
 from services.datapath.operations import EndpointEntry, Link, PolicyKey, PolicyValue
 
 K = TypeVar("K")
@@ -59,6 +60,19 @@ def policy_differences(
     """Compare an endpoint's policy map, entry by entry."""
     found = _mapping_differences(want, have, "policy entry")
     return [Difference(f"endpoint {endpoint}", problem, f"{_key(key)}{text}", endpoint) for problem, key, text in found]
+
+
+def host_differences(want: HostEntry | None, have: HostEntry | None) -> list[Difference]:
+    """Compare how the node itself is filtered, field by field."""
+    if want is None or have is None:
+        if want == have:
+            return []
+        return [Difference("host", "filter foreign" if want is None else "filter missing")]
+    return [
+        Difference("host", f"filter: wrong {_words(name)}", _text(wanted, found))
+        for name in (field.name for field in fields(want))
+        if (wanted := getattr(want, name)) != (found := getattr(have, name))
+    ]
 
 
 def address_differences(

@@ -113,6 +113,7 @@ class Surveyor:
         finally:
             os.close(fd)
         told = abi.Settings(*abi.SETTINGS.unpack(packed))
+        yield from self._guards(wire, guarded=bool(told.features & abi.FEATURE_FIREWALL))
         if told.host_ifindex != device.ifindex:
             detail = f"should be {device.ifindex}, is {told.host_ifindex}"
             yield Difference("settings", "programs look for the host at another device", detail)
@@ -122,6 +123,14 @@ class Surveyor:
             yield Difference("settings", "programs look for tunnels at another device", detail)
 
     # devices and filters
+
+    def _guards(self, wire: Netlink, *, guarded: bool) -> Iterator[Difference]:
+        """Look at the filter on what leaves by the uplinks: there exactly while the node itself is filtered."""
+        for name in self._uplinks:
+            if guarded:
+                yield from self._filter(wire, name, links.EGRESS, "to_uplink", "uplink egress filter")
+            elif (device := links.find_device(wire, name)) and links.attached(wire, device.ifindex, links.EGRESS):
+                yield Difference(f"device {name}", "uplink egress filter foreign", f"to_uplink on {name}")
 
     def _filter(self, wire: Netlink, name: str, hook: int, program: str, noun: str) -> Iterator[Difference]:
         device = links.find_device(wire, name)
