@@ -9,7 +9,7 @@ from clients.cli import command, output
 from clients.cli.output import Answer
 from clients.cli.session import Session
 from fairlead.schema.base import NodeName
-from fairlead.schema.datapath import FLOW_SEEN, FLOWS, Flow, FlowEnd, FlowQuery, Verdict
+from fairlead.schema.flow import FLOW_SEEN, FLOWS, Flow, FlowEnd, FlowQuery, Verdict
 
 _A_DAY_S = 86400.0
 

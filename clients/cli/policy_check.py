@@ -22,7 +22,7 @@ from clients.cli.output import Answer
 from clients.cli.session import Session
 from fairlead import codec
 from fairlead.schema.base import Empty
-from fairlead.schema.datapath import FlowQuery
+from fairlead.schema.flow import FlowQuery
 from fairlead.schema.identity import IDENTITIES
 from fairlead.schema.policy import POLICIES
 

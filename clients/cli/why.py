@@ -12,7 +12,7 @@ from clients.cli.output import Answer, Exit
 from clients.cli.session import Session
 from fairlead.address import Address
 from fairlead.errors import InvalidInput, NotFound
-from fairlead.schema.datapath import Flow, FlowEnd, FlowQuery, Verdict
+from fairlead.schema.flow import Flow, FlowEnd, FlowQuery, Verdict
 
 _SEARCHED = 500
 _UUID = re.compile(r"^[0-9a-fA-F-]{32,36}$")

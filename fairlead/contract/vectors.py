@@ -39,6 +39,8 @@ _TEXT_BY_PATTERN = {
     r"^[A-Za-z0-9]([A-Za-z0-9._:/@-]*[A-Za-z0-9])?$": "web",
     r"^[^\s;,\x00-\x1f][^;,\x00-\x1f]*$": "container:app=web",
     r"^[A-Za-z0-9_.-]+$": "eth0",
+    r"^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$": "10.0.1.0/24",
+    "^(INGRESS|EGRESS)$": "EGRESS",
 }
 _DATE = "2026-01-02T03:04:05.678901Z"
 

@@ -23,7 +23,6 @@ from fairlead.schema.base import (
     Seconds,
     Topic,
 )
-from fairlead.schema.identity import UNKNOWN
 
 
 class EndpointState(StrEnum):
@@ -149,67 +148,6 @@ class AddressAnswer(Message, frozen=True, kw_only=True):
     name: str = ""
 
 
-class Verdict(StrEnum):
-    """Hubble's words for what became of a packet."""
-
-    FORWARDED = "FORWARDED"
-    DROPPED = "DROPPED"
-    AUDIT = "AUDIT"
-
-
-class FlowEnd(Message, frozen=True, kw_only=True):
-    """One end of a flow; `endpoint` is 0 and `name` empty where the node does not host it."""
-
-    address: Address
-    port: int = 0
-    identity: IdentityIdField = UNKNOWN
-    labels: tuple[str, ...] = ()
-    endpoint: int = 0
-    name: str = ""
-    identity_age_s: float = -1
-    """How long the node has known the identity of this address; -1 when it does not know it."""
-
-
-class Flow(Message, frozen=True, kw_only=True):
-    """A new flow or a drop, in Hubble's field names where the meaning is equal."""
-
-    uuid: str
-    time: datetime
-    node_name: NodeNameField
-    verdict: Verdict
-    traffic_direction: str
-    """INGRESS or EGRESS, seen from the endpoint whose policy decided."""
-    protocol: str
-    source: FlowEnd
-    destination: FlowEnd
-    drop_reason: int = 0
-    drop_reason_desc: str = ""
-    denied_by: tuple[str, ...] = ()
-    """The rules that denied, or the policies that turned default deny on."""
-    allowed_by: tuple[str, ...] = ()
-    explanation: str = ""
-    """One sentence for people."""
-    policy_revision: int = 0
-    lost_before: int = 0
-    """Events that the node lost since the previous one, at any stage."""
-
-
-class FlowQuery(Message, frozen=True, kw_only=True):
-    """Which recorded flows are wanted: the newest `last`, optionally only drops or one uuid."""
-
-    last: Annotated[int, Meta(ge=1, le=4096)] = 20
-    verdict: Annotated[str, Meta(pattern=r"^(FORWARDED|DROPPED|AUDIT)?$")] = ""
-    uuid: Annotated[str, Meta(pattern=r"^[0-9a-f-]{0,36}$")] = ""
-
-
-class FlowList(Message, frozen=True, kw_only=True):
-    """Recorded flows of a node, oldest first, and how many events it has lost since it started."""
-
-    node: NodeNameField
-    flows: tuple[Flow, ...]
-    lost: int = 0
-
-
 class RealisedRow(Row, frozen=True, kw_only=True):
     """What a node's kernel holds: for each identity it hosts, the revision of the policy row that stands in the kernel."""
 
@@ -272,8 +210,6 @@ POLICY_MAP = Topic(
 LOOKUP_ADDRESS = Topic(
     "fairlead.get.datapath.address.lookup.v1", AddressQuery, AddressAnswer, per_node=True, summary="kernel address map"
 )
-FLOWS = Topic("fairlead.get.datapath.flow.list.v1", FlowQuery, FlowList, per_node=True, summary="recorded flows")
-FLOW_SEEN = Topic("fairlead.flow.datapath.flow.seen.v1", Flow, Empty, per_node=True, summary="flows and drops, lossy")
 BREAK_GLASS = Topic(
     "fairlead.evt.datapath.breakglass.found.v1", BreakGlass, Empty, per_node=True, summary="foreign entries removed"
 )

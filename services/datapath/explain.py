@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from fairlead.address import Address
 from fairlead.schema.base import IdentityId, NodeName
-from fairlead.schema.datapath import Flow, FlowEnd, Verdict
+from fairlead.schema.flow import Flow, FlowEnd, FlowType, Verdict
 from services.datapath.operations import DropReason, Event, EventKind, PolicyKey, PolicyValue
 
 _TEXTS = {
@@ -38,6 +38,15 @@ _TEXTS = {
     DropReason.NO_PROXY: "the entry wants an L7 proxy and there is none",
     DropReason.INTERNAL: "a kernel map that must exist did not answer",
 }
+_TYPES = {
+    EventKind.DROP: FlowType.DROP,
+    EventKind.NEW_FLOW: FlowType.NEW,
+    EventKind.CLOSED: FlowType.CLOSED,
+    EventKind.AUDIT: FlowType.AUDIT,
+    EventKind.LASTING: FlowType.LASTING,
+}
+_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+_TCP, _FIN, _RST = 6, 1, 4
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 _TEXTS_BY_NUMBER = {int(reason): text for reason, text in _TEXTS.items()}
 
@@ -74,6 +83,8 @@ class Circumstances:
     subject: Subject
     origins: tuple[str, ...] = ()
     lost_before: int = 0
+    lost_by_stage: Mapping[str, int] = field(default_factory=dict)
+    interface: str = ""
 
 
 def reason_text(reason: int) -> str:
@@ -83,24 +94,58 @@ def reason_text(reason: int) -> str:
 
 def explain(event: Event, around: Circumstances) -> Flow:
     """Return the flow that the event tells of."""
-    dropped = event.kind is EventKind.DROP
+    denied = event.kind in (EventKind.DROP, EventKind.AUDIT)
+    whole = event.kind in (EventKind.CLOSED, EventKind.LASTING)
     return Flow(
         uuid=around.uuid,
         time=around.time,
         node_name=around.node,
-        verdict=Verdict.DROPPED if dropped else Verdict.FORWARDED,
+        verdict=_verdict(event),
         traffic_direction="EGRESS" if event.direction else "INGRESS",
         protocol=protocol_name(event.protocol),
         source=_end(event.source, event.sport, event.source_identity, around.source),
         destination=_end(event.destination, event.dport, event.destination_identity, around.destination),
         drop_reason=event.reason,
-        drop_reason_desc=reason_text(event.reason) if dropped else "",
-        denied_by=around.origins if dropped else (),
-        allowed_by=() if dropped else around.origins,
-        explanation=_why_dropped(event, around) if dropped else _why_passed(event, around),
+        drop_reason_desc=reason_text(event.reason) if denied else "",
+        denied_by=around.origins if denied else (),
+        allowed_by=() if denied or whole else around.origins,
+        explanation=_whole(event) if whole else _why_dropped(event, around) if denied else _why_passed(event, around),
         policy_revision=around.subject.revision,
         lost_before=around.lost_before,
+        lost_by_stage=dict(around.lost_by_stage),
+        event_type=_TYPES[event.kind],
+        is_reply=event.is_reply,
+        ip_version=int(event.source.family),
+        tcp_flags=flag_names(event.tcp_flags[0]),
+        reply_tcp_flags=flag_names(event.tcp_flags[1]),
+        interface=around.interface,
+        packets=event.packets[0],
+        bytes=event.bytes[0],
+        reply_packets=event.packets[1],
+        reply_bytes=event.bytes[1],
     )
+
+
+def _verdict(event: Event) -> Verdict:
+    if event.kind is EventKind.DROP:
+        return Verdict.DROPPED
+    return Verdict.AUDIT if event.audited else Verdict.FORWARDED
+
+
+def flag_names(flags: int) -> tuple[str, ...]:
+    """Return the names of the TCP flags."""
+    return tuple(name for bit, name in enumerate(_FLAGS) if flags & 1 << bit)
+
+
+def _whole(event: Event) -> str:
+    if event.kind is EventKind.LASTING:
+        return "goes on"
+    if event.protocol != _TCP:
+        return "over: nothing was heard of it for as long as it may live"
+    seen = event.tcp_flags[0] | event.tcp_flags[1]
+    if seen & _RST:
+        return "reset"
+    return "closed" if event.tcp_flags[0] & event.tcp_flags[1] & _FIN else "over: nothing was heard of it any more"
 
 
 def _end(address: Address, port: int, identity: int, end: End) -> FlowEnd:

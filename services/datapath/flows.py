@@ -18,7 +18,7 @@ from fairlead.bus import Bus
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.schema.base import NodeName
-from fairlead.schema.datapath import FLOW_SEEN, Flow, FlowList, FlowQuery
+from fairlead.schema.flow import FLOW_SEEN, Flow, FlowList, FlowQuery
 from services.datapath.operations import Event, Kernel
 
 _LOG = logging.getLogger("datapath.flows")

@@ -38,6 +38,8 @@ class _LedgerFile(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     ingress_default_deny: int = 0
     egress_default_deny: int = 0
+    audit_ingress: bool = False
+    audit_egress: bool = False
     trace: str = ""
     is_applied: bool = False
 
@@ -88,6 +90,8 @@ def pack_ledger(endpoint: int, ledger: Ledger, packed: Packed) -> bytes:
             revision=policy.revision,
             ingress_default_deny=policy.ingress_default_deny,
             egress_default_deny=policy.egress_default_deny,
+            audit_ingress=policy.audit_ingress,
+            audit_egress=policy.audit_egress,
             trace=policy.trace,
             is_applied=True,
         )
@@ -107,6 +111,8 @@ def unpack_ledger(data: bytes, shared: dict[bytes, Entries]) -> tuple[int, Ledge
         entries=shared[file.applied],
         ingress_default_deny=file.ingress_default_deny,
         egress_default_deny=file.egress_default_deny,
+        audit_ingress=file.audit_ingress,
+        audit_egress=file.audit_egress,
         trace=file.trace,
     )
     return file.endpoint, Ledger(policy, frozenset(_unpack(file.others)))

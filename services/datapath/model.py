@@ -71,6 +71,9 @@ class PolicyMap:
     egress_default_deny: int = 0
     trace: str = field(default="", compare=False)
     """The event that caused this revision; a new trace alone is no change."""
+    audit_ingress: bool = False
+    """What it denies in this direction passes, and is reported; the next one alike."""
+    audit_egress: bool = False
 
 
 @dataclass(frozen=True)

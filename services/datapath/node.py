@@ -16,6 +16,7 @@ from fairlead.schema.ipam import Claim
 from fairlead.schema.policy import CidrRows, PolicyRow
 from fairlead.table import Table, TableRow
 from services.datapath.addresses import Addresses
+from services.datapath.audit import StagedEnd
 from services.datapath.directory import (
     IdentityBook,
     cidr_source,
@@ -185,6 +186,14 @@ class Node:
         if record is not None:
             return End(labels, record.name, record.endpoint, age_s)
         return End(labels, owner, 0, age_s)
+
+    def staged_end(self, address: Address) -> StagedEnd | None:
+        """Return what would be enforced at the endpoint with this address if nothing were merely audited; None if it is elsewhere."""
+        record = self._record_by_address.get(address)
+        decision = self.endpoints.decisions.get(record.endpoint) if record else None
+        if record is None or decision is None:
+            return None
+        return StagedEnd(record.endpoint, self.policies.staged(decision.want.identity))
 
     def _claimed(self, address: Address, identity: int) -> tuple[Prefix, str]:
         """Return the prefix that gave the address its identity, and its owner's name; only prefixes of policies are not hosts."""

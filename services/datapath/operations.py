@@ -99,6 +99,9 @@ class EndpointEntry:
     ingress_default_deny: int = 0
     """Provenance number reported with a drop that no entry caused; 0: none."""
     egress_default_deny: int = 0
+    audit_ingress: bool = False
+    """What the policy of this direction denies passes, and is reported as AUDIT; the next one alike."""
+    audit_egress: bool = False
 
 
 class PolicyKey(NamedTuple):
@@ -158,6 +161,12 @@ class EventKind(IntEnum):
 
     DROP = 1
     NEW_FLOW = 2
+    CLOSED = 3
+    """A flow is over: both ends said so, or nothing was heard of it for as long as it may live."""
+    AUDIT = 4
+    """A policy denies it, and is only audited at this endpoint: it passes."""
+    LASTING = 5
+    """A flow goes on: what it has come to so far."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ class Event:
 
     kind: EventKind
     reason: int
-    """Drop code (see `bpf/lib/drop.h`), 0 for a new flow."""
+    """Drop code (see `bpf/lib/drop.h`), of AUDIT the one it would have had; 0 for the other kinds."""
     direction: int
     """Whose policy decided: 0 the destination's ingress, 1 the source's egress."""
     protocol: int
@@ -183,6 +192,16 @@ class Event:
     length_bytes: int
     time_ns: int
     """CLOCK_MONOTONIC."""
+    tcp_flags: tuple[int, int] = (0, 0)
+    """Of the packet, or of CLOSED and LASTING all that were seen: forward, reply."""
+    is_reply: bool = False
+    """Whether the packet goes to whoever began the flow; CLOSED and LASTING always have the initiator as source."""
+    audited: bool = False
+    packets: tuple[int, int] = (0, 0)
+    """Of CLOSED and LASTING, forward and reply; the next one alike."""
+    bytes: tuple[int, int] = (0, 0)
+    ifindex: int = 0
+    """The device at which it was met; 0 if user space found the flow."""
 
 
 @dataclass(frozen=True)

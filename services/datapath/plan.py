@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
+import msgspec
+
 from fairlead.address import Prefix
 from fairlead.errors import Exhausted, InvalidInput
 from fairlead.schema.policy import PolicyEntry, PolicyRow
@@ -81,8 +83,23 @@ def expand(row: PolicyRow, number: Numbering) -> PolicyMap:
         entries=entries,
         ingress_default_deny=number(_texts(row, row.ingress_default_deny)),
         egress_default_deny=number(_texts(row, row.egress_default_deny)),
+        audit_ingress=row.audit_ingress,
+        audit_egress=row.audit_egress,
         trace=row.trace,
     )
+
+
+def expand_staged(row: PolicyRow, number: Numbering) -> PolicyMap | None:
+    """Return what the row would come to with all that is audited or staged enforced; None if nothing is. Raises as `expand`."""
+    if row.staged is None:
+        return None
+    staged = msgspec.structs.replace(
+        row,
+        entries=row.staged.entries,
+        ingress_default_deny=row.staged.ingress_default_deny,
+        egress_default_deny=row.staged.egress_default_deny,
+    )
+    return expand(staged, number)
 
 
 def _texts(row: PolicyRow, indexes: tuple[int, ...]) -> tuple[str, ...]:

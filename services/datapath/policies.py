@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 
 from fairlead.errors import FairleadError
 from fairlead.schema.base import NodeName
 from fairlead.schema.datapath import RealisedRow
 from fairlead.schema.policy import PolicyRow
+from services.datapath.audit import Staged
 from services.datapath.endpoints import Endpoints
+from services.datapath.kernel.twin.policy import Policy
 from services.datapath.model import PolicyMap
-from services.datapath.plan import Numbering, expand
+from services.datapath.plan import Numbering, expand, expand_staged
 
 Outcome = tuple[PolicyMap | None, str]
 
@@ -22,17 +25,27 @@ class Policies:
     def __init__(self, number: Numbering) -> None:
         self._number = number
         self._outcomes: dict[int, Outcome] = {}
+        self._staged: dict[int, Staged] = {}
 
     def hear(self, identity: int, row: PolicyRow | None) -> None:
         """Learn the newest row of the identity."""
+        self._staged.pop(identity, None)
         if row is None:
             self._outcomes.pop(identity, None)
-        else:
-            self._outcomes[identity] = self._expand(row)
+            return
+        self._outcomes[identity] = self._expand(row)
+        with suppress(FairleadError):  # what is not enforced hinders nothing
+            if (staged := expand_staged(row, self._number)) is not None:
+                denies = staged.ingress_default_deny, staged.egress_default_deny
+                self._staged[identity] = Staged(Policy(staged.entries), *denies)
 
     def get(self, identity: int) -> Outcome:
         """Return the map, or why there is none; neither while there is no row."""
         return self._outcomes.get(identity, (None, ""))
+
+    def staged(self, identity: int) -> Staged | None:
+        """Return what would be enforced if nothing were merely audited or staged; None if nothing is."""
+        return self._staged.get(identity)
 
     def _expand(self, row: PolicyRow) -> Outcome:
         try:

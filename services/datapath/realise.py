@@ -220,4 +220,6 @@ def entry_of(want: EndpointWant, plugged: Plugged) -> EndpointEntry:
         held=want.held,
         ingress_default_deny=policy.ingress_default_deny if policy else 0,
         egress_default_deny=policy.egress_default_deny if policy else 0,
+        audit_ingress=policy is not None and policy.audit_ingress,
+        audit_egress=policy is not None and policy.audit_egress,
     )

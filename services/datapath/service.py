@@ -22,9 +22,11 @@ from fairlead.clock import Clock
 from fairlead.errors import FairleadError, NotFound, Unavailable
 from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty, EndpointId, IdentityId, NodeName
-from fairlead.schema.datapath import Flow, PolicyMapEntry
+from fairlead.schema.datapath import PolicyMapEntry
 from fairlead.schema.features import FEATURES
+from fairlead.schema.flow import FLOWS, Flow, FlowList, FlowQuery
 from fairlead.schema.identity import WORLD
+from services.datapath.audit import audited
 from services.datapath.breakglass import BreakGlassLog
 from services.datapath.capabilities import Capabilities
 from services.datapath.endpoints import EndpointOperations
@@ -206,6 +208,7 @@ class Datapath:
             self._realised.set(self.name, self.node.host.report(row))
 
     def _explain(self, event: Event, uuid: str, lost_before: int) -> Flow:
+        event = audited(event, *(self.node.staged_end(address) for address in (event.source, event.destination)))
         age = timedelta(seconds=max(0.0, self._clock.monotonic_s() - event.time_ns / 1e9))
         around = Circumstances(
             node=self.name,
@@ -279,7 +282,7 @@ class Datapath:
             name=self.node.end(ask.address, identity).name,
         )
 
-    async def list_flows(self, ask: topics.FlowQuery) -> topics.FlowList:
+    async def list_flows(self, ask: FlowQuery) -> FlowList:
         """Return recorded flows."""
         return self.flows.query(self.name, ask)
 
@@ -313,7 +316,7 @@ class Datapath:
             route(topics.ENDPOINTS, self.list_endpoints, self.name),
             route(topics.POLICY_MAP, self.dump_policy, self.name),
             route(topics.LOOKUP_ADDRESS, self.look_up, self.name),
-            route(topics.FLOWS, self.list_flows, self.name),
+            route(FLOWS, self.list_flows, self.name),
             route(FEATURES, self.capabilities.show, self.name),
             route(topics.VERIFY, self.verify, self.name),
         )

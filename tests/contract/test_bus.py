@@ -16,7 +16,7 @@ from fairlead.bus_nats import connect
 from fairlead.clock import SYSTEM
 from fairlead.errors import Conflict, Denied, InvalidInput, Unavailable
 from fairlead.schema.base import NodeName
-from fairlead.schema.datapath import FLOW_SEEN, Flow, FlowEnd, Verdict
+from fairlead.schema.flow import FLOW_SEEN, Flow, FlowEnd, Verdict
 from fairlead.schema.identity import REGISTER_NODE, WORKLOAD_PUBLISHED, Committed, ExternalWorkload, RegisterNode
 from fairlead.schema.ipam import ALLOCATE, CLAIMS, AddressAllocated, AllocateAddress, Claim
 from tests.support.nats import NatsServer

@@ -16,7 +16,8 @@ from fairlead.bus import ANY_NODE, Changed, route
 from fairlead.bus_nats import NatsBus
 from fairlead.errors import FairleadError
 from fairlead.schema.base import Empty, IdentityId, NodeName
-from fairlead.schema.datapath import ENDPOINTS, FLOW_SEEN, REALISED, EndpointList, Flow, FlowEnd, RealisedRow, Verdict
+from fairlead.schema.datapath import ENDPOINTS, REALISED, EndpointList, RealisedRow
+from fairlead.schema.flow import FLOW_SEEN, Flow, FlowEnd, Verdict
 from fairlead.schema.health import HEALTH
 from fairlead.schema.identity import (
     NODES,

@@ -12,7 +12,6 @@ from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
 from services.datapath.operations import (
     POLICY_MAP_CAPACITY,
     EndpointEntry,
-    EventKind,
     Kernel,
     KernelError,
     Link,
@@ -43,7 +42,7 @@ def kernel(bench: Bench) -> Kernel:
     return bench.kernel
 
 
-def _plug(bench: Bench, endpoint: int, name: str, *addresses: Address) -> EndpointEntry:
+def plug(bench: Bench, endpoint: int, name: str, *addresses: Address) -> EndpointEntry:
     """Return the entry that would let the endpoint through, once it is put."""
     plugged = bench.kernel.plug(Link(endpoint, bench.namespace(name), "eth0", addresses, 0))
     identity = WEB if name == "web" else DB
@@ -58,9 +57,9 @@ def _plug(bench: Bench, endpoint: int, name: str, *addresses: Address) -> Endpoi
     )
 
 
-def _two_endpoints(bench: Bench) -> tuple[EndpointEntry, EndpointEntry]:
+def two_endpoints(bench: Bench) -> tuple[EndpointEntry, EndpointEntry]:
     """Make web (1) and db (2) pass everything to each other."""
-    entries = _plug(bench, 1, "web", WEB4, WEB6), _plug(bench, 2, "db", DB4, DB6)
+    entries = plug(bench, 1, "web", WEB4, WEB6), plug(bench, 2, "db", DB4, DB6)
     for entry in entries:
         bench.kernel.apply_policy(entry.endpoint, {ANY_IN: ALLOW, ANY_OUT: ALLOW}, ())
         bench.kernel.put_endpoint(entry)
@@ -97,10 +96,10 @@ def test_a_namespace_that_does_not_exist_is_a_kernel_error(kernel: Kernel) -> No
 
 
 def test_addresses_of_a_link_can_change(bench: Bench, kernel: Kernel) -> None:
-    web, db = _two_endpoints(bench)
+    web, db = two_endpoints(bench)
     moved = Address("10.77.0.9")
     kernel.plug(Link(1, bench.namespace("web"), "eth0", (moved,), 0))
-    kernel.put_endpoint(_plug(bench, 1, "web", moved))
+    kernel.put_endpoint(plug(bench, 1, "web", moved))
     kernel.apply_addresses({moved.prefix: WEB}, [WEB4.prefix, WEB6.prefix])
     assert kernel.endpoints()[1].addresses == (moved,)
     assert bench.connects((bench.namespace("web"), moved), (bench.namespace("db"), DB4), 80)
@@ -108,7 +107,7 @@ def test_addresses_of_a_link_can_change(bench: Bench, kernel: Kernel) -> None:
 
 
 def test_endpoint_entries_are_kept_as_written_with_addresses_sorted(bench: Bench, kernel: Kernel) -> None:
-    entry = _plug(bench, 1, "web", WEB6, WEB4)
+    entry = plug(bench, 1, "web", WEB6, WEB4)
     held = replace(entry, held=True, ingress_default_deny=3, egress_default_deny=4, addresses=(WEB6, WEB4))
     kernel.put_endpoint(held)
     kernel.put_endpoint(held)
@@ -121,14 +120,14 @@ def test_endpoint_entries_are_kept_as_written_with_addresses_sorted(bench: Bench
 
 
 def test_an_address_that_moved_on_survives_its_former_endpoint(bench: Bench, kernel: Kernel) -> None:
-    kernel.put_endpoint(_plug(bench, 1, "web", WEB4))
-    kernel.put_endpoint(_plug(bench, 2, "db", WEB4))
+    kernel.put_endpoint(plug(bench, 1, "web", WEB4))
+    kernel.put_endpoint(plug(bench, 2, "db", WEB4))
     kernel.delete_endpoint(1)
     assert kernel.endpoints()[2].addresses == (WEB4,)
 
 
 def test_policy_maps_hold_what_was_put(bench: Bench, kernel: Kernel) -> None:
-    _plug(bench, 1, "web", WEB4)
+    plug(bench, 1, "web", WEB4)
     rich = PolicyValue(deny=True, precedence=200, provenance=0xFFFFFFF0)
     narrow = PolicyKey(0xFFFFFFFF, 6379, TCP, EGRESS)
     assert kernel.policy(1) == {}
@@ -143,7 +142,7 @@ def test_policy_maps_hold_what_was_put(bench: Bench, kernel: Kernel) -> None:
 def test_a_policy_map_is_compared_where_it_stands(bench: Bench, kernel: Kernel) -> None:
     block = PolicyKey(DB, 1024, TCP, EGRESS, port_bits=6)
     rows = {ANY_IN: ALLOW, PolicyKey(7, 80, TCP, INGRESS): DENY, block: PolicyValue(provenance=9)}
-    _plug(bench, 1, "web", WEB4)
+    plug(bench, 1, "web", WEB4)
     assert not kernel.holds_policy(1, {}), "there is no map"
     kernel.apply_policy(1, rows, ())
     assert kernel.holds_policy(1, rows)
@@ -156,14 +155,14 @@ def test_a_policy_map_is_compared_where_it_stands(bench: Bench, kernel: Kernel) 
 
 
 def test_an_empty_policy_map_is_made_so_that_people_find_it(bench: Bench, kernel: Kernel) -> None:
-    _plug(bench, 12, "web", WEB4)
+    plug(bench, 12, "web", WEB4)
     kernel.apply_policy(12, {}, ())
     assert kernel.policy(12) == {}
     assert kernel.policy_pin(12).endswith("00012")
 
 
 def test_a_policy_map_takes_its_whole_capacity_and_no_more(bench: Bench, kernel: Kernel) -> None:
-    _plug(bench, 1, "web", WEB4)
+    plug(bench, 1, "web", WEB4)
     full = {PolicyKey(peer, port, TCP, 0): ALLOW for peer in range(256, 260) for port in range(1, 4097)}
     assert len(full) == POLICY_MAP_CAPACITY
     kernel.apply_policy(1, full, ())
@@ -235,7 +234,7 @@ def test_ten_thousand_addresses(kernel: Kernel) -> None:
 
 
 def test_a_second_process_adopts_everything(bench: Bench, kernel: Kernel) -> None:
-    _two_endpoints(bench)
+    two_endpoints(bench)
     before = (kernel.plugged(), kernel.endpoints(), kernel.policy(1), kernel.addresses())
     successor = bench.again()
     assert successor.start().adopted
@@ -272,7 +271,7 @@ def test_prefixes_can_be_set_again(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_who_gets_in(bench: Bench, kernel: Kernel, family: int) -> None:
-    _two_endpoints(bench)
+    two_endpoints(bench)
     source = bench.namespace("web"), WEB4 if family == 4 else WEB6
     destination = bench.namespace("db"), DB4 if family == 4 else DB6
     for story, (entries, passes) in STORIES.items():
@@ -281,7 +280,7 @@ def test_who_gets_in(bench: Bench, kernel: Kernel, family: int) -> None:
 
 
 def test_blocks_of_ports_are_kept_apart_from_ports(bench: Bench, kernel: Kernel) -> None:
-    _plug(bench, 1, "web", WEB4)
+    plug(bench, 1, "web", WEB4)
     port, block, single = PolicyKey(5, 80, TCP, 0), PolicyKey(5, 80, TCP, 0, 12), PolicyKey(5, 80, TCP, 0, 16)
     kernel.apply_policy(1, {port: ALLOW, block: DENY, single: PolicyValue(provenance=9)}, ())
     assert {key: value for key, (value, _) in kernel.policy(1).items()} == {
@@ -301,14 +300,14 @@ def test_blocks_of_ports_are_kept_apart_from_ports(bench: Bench, kernel: Kernel)
     "nonsense", [PolicyKey(5, 81, TCP, 0, 15), PolicyKey(5, 80, 0, 0, 16), PolicyKey(5, 80, TCP, 0, 17)]
 )
 def test_what_is_no_block_of_ports_is_refused(bench: Bench, kernel: Kernel, nonsense: PolicyKey) -> None:
-    _plug(bench, 1, "web", WEB4)
+    plug(bench, 1, "web", WEB4)
     with pytest.raises(KernelError, match="no block of ports"):
         kernel.apply_policy(1, {nonsense: ALLOW}, ())
     assert not kernel.policy(1)
 
 
 def test_egress_is_judged_too(bench: Bench, kernel: Kernel) -> None:
-    _two_endpoints(bench)
+    two_endpoints(bench)
     kernel.apply_policy(1, {PolicyKey(DB, 81, TCP, EGRESS): ALLOW}, [ANY_OUT])
     source, destination = (bench.namespace("web"), WEB4), (bench.namespace("db"), DB4)
     assert not bench.connects(source, destination, 80)
@@ -316,7 +315,7 @@ def test_egress_is_judged_too(bench: Bench, kernel: Kernel) -> None:
 
 
 def test_a_held_endpoint_passes_nothing_whatever_its_map_holds(bench: Bench, kernel: Kernel) -> None:
-    _, db = _two_endpoints(bench)
+    _, db = two_endpoints(bench)
     source, destination = (bench.namespace("web"), WEB4), (bench.namespace("db"), DB4)
     assert bench.connects(source, destination, 80)
     kernel.put_endpoint(replace(db, held=True))
@@ -326,26 +325,8 @@ def test_a_held_endpoint_passes_nothing_whatever_its_map_holds(bench: Bench, ker
     assert bench.connects(source, destination, 80)
 
 
-def test_a_drop_is_reported_with_its_cause(bench: Bench, kernel: Kernel) -> None:
-    _, db = _two_endpoints(bench)
-    kernel.events(0)
-    kernel.put_endpoint(replace(db, ingress_default_deny=42))
-    kernel.apply_policy(2, {PolicyKey(WEB, 81, TCP, INGRESS): PolicyValue(deny=True, provenance=43)}, [ANY_IN])
-    source, destination = (bench.namespace("web"), WEB4), (bench.namespace("db"), DB4)
-    assert not bench.connects(source, destination, 80)
-    assert not bench.connects(source, destination, 81)
-    drops = {event.dport: event for event in kernel.events(1.0) if event.kind is EventKind.DROP}
-    silent, denied = drops[80], drops[81]
-    assert (silent.reason, silent.provenance) == (133, 42)
-    assert (denied.reason, denied.provenance) == (181, 43)
-    for event in (silent, denied):
-        assert (event.source, event.destination, event.protocol, event.direction) == (WEB4, DB4, TCP, INGRESS)
-        assert (event.source_identity, event.destination_identity, event.endpoint) == (WEB, DB, 2)
-    assert kernel.events_lost() == 0
-
-
 def test_packets_are_counted_by_reason_and_direction(bench: Bench, kernel: Kernel) -> None:
-    _two_endpoints(bench)
+    two_endpoints(bench)
     assert not {counter.reason for counter in kernel.counters()} & {133, 181}
     source, destination = (bench.namespace("web"), WEB4), (bench.namespace("db"), DB4)
     assert bench.connects(source, destination, 80)
@@ -360,12 +341,3 @@ def test_packets_are_counted_by_reason_and_direction(bench: Bench, kernel: Kerne
         assert found[reason, INGRESS].bytes >= 40 * found[reason, INGRESS].packets
     assert bench.again().start().adopted
     assert {(c.reason, c.direction) for c in bench.kernel.counters()} >= {(133, INGRESS), (181, INGRESS)}
-
-
-def test_a_new_flow_is_reported_with_what_allowed_it(bench: Bench, kernel: Kernel) -> None:
-    _two_endpoints(bench)
-    kernel.events(0)
-    kernel.apply_policy(2, {PolicyKey(WEB, 80, TCP, INGRESS): PolicyValue(provenance=44)}, [ANY_IN])
-    assert bench.connects((bench.namespace("web"), WEB4), (bench.namespace("db"), DB4), 80)
-    flows = [event for event in kernel.events(1.0) if event.kind is EventKind.NEW_FLOW and event.dport == 80]
-    assert [(event.endpoint, event.direction, event.provenance) for event in flows] == [(2, INGRESS, 44)]

@@ -11,7 +11,7 @@ import pytest
 from fairlead.address import Address
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import SystemClock
-from fairlead.schema import datapath as topics
+from fairlead.schema import flow
 from fairlead.schema.datapath import AttachEndpoint, EndpointState, EndpointStatus
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.service import Datapath
@@ -115,5 +115,5 @@ async def _attach_briefly(process: Process) -> EndpointStatus:
     return await process.datapath.attach(ask)
 
 
-def _flows(process: Process) -> tuple[topics.Flow, ...]:
-    return process.datapath.flows.query(NODE, topics.FlowQuery(verdict="DROPPED")).flows
+def _flows(process: Process) -> tuple[flow.Flow, ...]:
+    return process.datapath.flows.query(NODE, flow.FlowQuery(verdict="DROPPED")).flows

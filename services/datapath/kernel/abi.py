@@ -41,9 +41,12 @@ ENDPOINT_STATE = struct.Struct("=6I6s6sI")
 SETTINGS = struct.Struct("=14I2HI")
 FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
 FLOW = struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")
-EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB6x")
+EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB2BBB2x4QI4x")
+SHORTEST_EVENT_BYTES = 72
+"""What programs of the first schema report; the rest has come to its end since, and zero there means as before."""
 ABI = struct.Struct("=II32s")
 _POLICY_REST = struct.Struct("=BBIQQ")
+_KINDS = frozenset(int(kind) for kind in EventKind)
 _RANGE_BITS = struct.Struct("=IIBB")
 _RANGE_FIXED_BITS = 48
 
@@ -116,7 +119,7 @@ def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
         "host_addresses": MapSpec("hash", 16, 4, 4096, NO_PREALLOC),
         "failsafe": MapSpec("hash", 4, 4, 4096, NO_PREALLOC),
         "conntrack": MapSpec("lru_hash", FLOW_KEY.size, FLOW.size, flows),
-        "scratch": MapSpec("percpu_array", 4, FLOW.size + 96, 1),
+        "scratch": MapSpec("percpu_array", 4, 232, 1),
         "fragments": MapSpec("lru_hash", 40, 8, 8192),
         "settings": MapSpec("array", 4, SETTINGS.size, 1),
         "denials": MapSpec("percpu_array", 4, 96, 1024),
@@ -201,11 +204,16 @@ def unpack_failsafe(key: bytes) -> FailsafePort:
     return FailsafePort(direction, protocol, port)
 
 
-def unpack_event(packed: bytes) -> Event:
-    """Return the report that the programs wrote."""
-    fields = EVENT.unpack(packed)
+def unpack_event(packed: bytes) -> Event | None:
+    """Return the report that the programs wrote, of this version or another; None for a kind that only a newer one knows."""
+    if len(packed) < SHORTEST_EVENT_BYTES:
+        return None
+    fields = EVENT.unpack(packed[: EVENT.size].ljust(EVENT.size, b"\0"))
     time_ns, source, destination, source_identity, destination_identity, provenance, length = fields[:7]
-    sport, dport, endpoint, kind, reason, direction, protocol = fields[7:]
+    sport, dport, endpoint, kind, reason, direction, protocol = fields[7:14]
+    forward_flags, reply_flags, is_reply, audited, *counts, ifindex = fields[14:]
+    if kind not in _KINDS:
+        return None
     return Event(
         kind=EventKind(kind),
         reason=reason,
@@ -221,6 +229,12 @@ def unpack_event(packed: bytes) -> Event:
         provenance=provenance,
         length_bytes=length,
         time_ns=time_ns,
+        tcp_flags=(forward_flags, reply_flags),
+        is_reply=bool(is_reply),
+        audited=bool(audited),
+        packets=(counts[0], counts[1]),
+        bytes=(counts[2], counts[3]),
+        ifindex=ifindex,
     )
 
 

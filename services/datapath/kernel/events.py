@@ -24,6 +24,8 @@ class EventReader:
         self._producer = mmap.mmap(fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._poll = select.epoll()
         self._poll.register(fd, select.EPOLLIN)
+        self.strange = 0
+        """How many reports only another version understands."""
 
     def read(self, timeout_s: float) -> list[Event]:
         """Return the reports that are there, waiting up to `timeout_s` for the first."""
@@ -42,8 +44,10 @@ class EventReader:
             if length & _BUSY:
                 break
             body = length & ~(_BUSY | _DISCARD)
-            if not length & _DISCARD and body == abi.EVENT.size:
-                found.append(abi.unpack_event(self._producer[start + 8 : start + 8 + body]))
+            if not length & _DISCARD:
+                event = abi.unpack_event(self._producer[start + 8 : start + 8 + body])
+                found += [event] if event else []
+                self.strange += event is None
             place += (8 + body + 7) & ~7
             struct.pack_into("=Q", self._consumer, 0, place)
         return found

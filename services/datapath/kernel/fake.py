@@ -231,23 +231,25 @@ class FakeKernel(FakeRoutes):
         """Say what becomes of a packet: the source's egress decides first, then the destination's ingress, each on its own node."""
         source_identity, destination_identity = self._identity(source), self._identity(destination)
         sender, receiver = self._local(source), self._local(destination)
-        last = PacketVerdict(passes=True)
+        last, would = PacketVerdict(passes=True), None
         for entry, peer, direction in ((sender, destination_identity, EGRESS), (receiver, source_identity, INGRESS)):
             if entry is None:
                 continue
             last = self._judge(entry, peer, protocol, dport, direction)
             if not last.passes:
                 return last
-        return last
+            would = would or (last if last.audited else None)
+        return would or last
 
     def send(
         self, source: Address, destination: Address, protocol: int, dport: int, *, time_ns: int = 0
     ) -> PacketVerdict:
         """Judge a packet, and report it as the programs would."""
         verdict = self.verdict(source, destination, protocol, dport)
-        self.world.packets_by_fate[verdict.reason, verdict.direction] += 1
+        self.world.packets_by_fate[0 if verdict.passes else verdict.reason, verdict.direction] += 1
         if verdict.endpoint:
-            kind = EventKind.NEW_FLOW if verdict.passes else EventKind.DROP
+            passing = EventKind.AUDIT if verdict.audited else EventKind.NEW_FLOW
+            kind = passing if verdict.passes else EventKind.DROP
             ends = {"source": source, "destination": destination, "sport": 40000, "dport": dport}
             known = {"source_identity": self._identity(source), "destination_identity": self._identity(destination)}
             outcome = {"reason": verdict.reason, "direction": verdict.direction, "provenance": verdict.provenance}
@@ -272,11 +274,8 @@ class FakeKernel(FakeRoutes):
     def _local(self, address: Address) -> EndpointEntry | None:
         host = self.world.host
         if host is not None and address in host.addresses:
-            silent = {
-                "ingress_default_deny": host.ingress_default_deny,
-                "egress_default_deny": host.egress_default_deny,
-            }
-            return EndpointEntry(HOST_ENDPOINT, 0, HOST, b"", b"", host.addresses, held=False, **silent)
+            silent = host.ingress_default_deny, host.egress_default_deny
+            return EndpointEntry(HOST_ENDPOINT, 0, HOST, b"", b"", host.addresses, False, *silent)
         return next((entry for entry in self.world.entries.values() if address in entry.addresses), None)
 
     def _judge(self, entry: EndpointEntry, peer: int, protocol: int, port: int, direction: int) -> PacketVerdict:
@@ -287,11 +286,13 @@ class FakeKernel(FakeRoutes):
         if entry.endpoint == HOST_ENDPOINT and host and FailsafePort(direction, protocol, port) in host.failsafe:
             return verdict._replace(passes=True)
         match = Policy(self.world.policies.get(entry.endpoint)).best(peer, protocol, port, direction)
+        audited = entry.audit_egress if direction == EGRESS else entry.audit_ingress
         if match is None:
             silent = entry.egress_default_deny if direction == EGRESS else entry.ingress_default_deny
-            return verdict._replace(reason=int(DropReason.POLICY), provenance=silent)
+            return verdict._replace(passes=audited, audited=audited, reason=int(DropReason.POLICY), provenance=silent)
         key, value = match
         counted = self.world.counters.get((entry.endpoint, key), PolicyCounters())
         self.world.counters[entry.endpoint, key] = counted._replace(packets=counted.packets + 1)
         reason = int(DropReason.POLICY_DENY) if value.deny else 0
-        return verdict._replace(passes=not value.deny, reason=reason, provenance=value.provenance)
+        passes, audited = audited or not value.deny, audited and value.deny
+        return verdict._replace(passes=passes, audited=audited, reason=reason, provenance=value.provenance)

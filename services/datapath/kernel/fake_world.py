@@ -34,6 +34,8 @@ class PacketVerdict(NamedTuple):
     endpoint: int = 0
     """The endpoint whose policy decided; 0: no local endpoint had a say."""
     direction: int = INGRESS
+    audited: bool = False
+    """It passes although the policy denies it for `reason`, because the endpoint is only audited."""
 
 
 @dataclass

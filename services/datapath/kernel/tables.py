@@ -137,7 +137,7 @@ class Tables:
             before.epoch,
             entry.ifindex,
             entry.identity,
-            abi.ENDPOINT_PRESENT | (abi.ENDPOINT_HELD if entry.held else 0),
+            _flags(entry),
             entry.ingress_default_deny,
             entry.egress_default_deny,
             entry.pod_mac,
@@ -225,6 +225,13 @@ class Tables:
         return lost
 
 
+def _flags(entry: EndpointEntry) -> int:
+    held = abi.ENDPOINT_HELD if entry.held else 0
+    audit_ingress = abi.ENDPOINT_AUDIT_INGRESS if entry.audit_ingress else 0
+    audit_egress = abi.ENDPOINT_AUDIT_EGRESS if entry.audit_egress else 0
+    return abi.ENDPOINT_PRESENT | held | audit_ingress | audit_egress
+
+
 def _entry(number: int, state: abi.EndpointState, addresses: Iterable[Address]) -> EndpointEntry:
     return EndpointEntry(
         endpoint=number,
@@ -236,4 +243,6 @@ def _entry(number: int, state: abi.EndpointState, addresses: Iterable[Address]) 
         held=bool(state.flags & abi.ENDPOINT_HELD),
         ingress_default_deny=state.ingress_default_deny,
         egress_default_deny=state.egress_default_deny,
+        audit_ingress=bool(state.flags & abi.ENDPOINT_AUDIT_INGRESS),
+        audit_egress=bool(state.flags & abi.ENDPOINT_AUDIT_EGRESS),
     )

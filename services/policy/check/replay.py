@@ -10,7 +10,7 @@ from typing import Any
 from fairlead import codec
 from fairlead.errors import InvalidInput
 from fairlead.labels import RESERVED_SOURCE, parse
-from fairlead.schema.datapath import Flow, FlowEnd, Verdict
+from fairlead.schema.flow import Flow, FlowEnd, Verdict
 from services.policy.check.change import Change, State, compare
 from services.policy.check.question import ask
 from services.policy.check.words import PROTOCOLS

@@ -18,7 +18,7 @@ from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
 from services.datapath.kernel.twin.cases import Action, Fate, Met, Origin, Route, Told
 from services.datapath.kernel.twin.flows import End, FlowKey
 from services.datapath.kernel.twin.machine import Machine
-from services.datapath.operations import EndpointEntry
+from services.datapath.operations import EndpointEntry, EventKind
 from tests.fuzz.packets.frames import IPV4, IPV6, Frames, Places
 from tests.fuzz.packets.rows import Both
 from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run
@@ -35,6 +35,8 @@ TUNING = Tuning(
 )
 PROGRAMS = {Origin.POD: "from_pod", Origin.NETWORK: "from_network", Origin.HOST: "from_host"}
 _RESULTS = {Action.DROPPED: SHOT, Action.UNTOUCHED: OK}
+_OF_FLOWS = {EventKind.CLOSED, EventKind.LASTING}
+"""Reports that are about no single packet."""
 _OWN = tuple(Prefix(text) for text in ("10.7.0.0/24", "fd07::/64"))
 _NOT_FORWARDED = ("127.0.0.0/8", "192.0.2.1/32", "192.0.2.255/32", "::1/128", "2001:db8::1/128")
 _OTHERS = {
@@ -168,6 +170,7 @@ class Duel:
         kernel = [
             Told(e.kind, e.reason, e.direction, e.endpoint, e.provenance, e.source_identity, e.destination_identity)
             for e in self._rig.take_events()
+            if e.kind not in _OF_FLOWS
         ]
         twin = self._machine.told
         if kernel != twin:

@@ -66,6 +66,10 @@ def _value(chance: Random, deny: float) -> PolicyValue:
     )
 
 
+def _audited(entry: EndpointEntry, chance: Random) -> EndpointEntry:
+    return replace(entry, audit_ingress=chance.random() < 0.2, audit_egress=chance.random() < 0.2)
+
+
 class Both:
     """The kernel and its twin, told the same."""
 
@@ -77,7 +81,7 @@ class Both:
     def begin(self, chance: Random) -> None:
         """Make everything anew."""
         for endpoint in self._begun:
-            self._put(replace(self._begun[endpoint], identity=IDENTITIES[endpoint - 1]))
+            self._put(_audited(replace(self._begun[endpoint], identity=IDENTITIES[endpoint - 1]), chance))
             self._put_policy(endpoint, some_policy(chance))
         self._put_identities(chance)
 
@@ -90,6 +94,8 @@ class Both:
             self._put_policy(endpoint, some_policy(chance))
         elif how < 0.5:
             self._put(replace(entry, held=not entry.held))
+        elif how < 0.58:
+            self._put(_audited(entry, chance))
         elif how < 0.65:
             self._put(replace(entry, identity=chance.choice(IDENTITIES), ingress_default_deny=chance.randrange(99)))
         elif how < 0.8:

@@ -10,7 +10,8 @@ import pytest
 from clients.cli import namespace
 from clients.cli.output import Exit, Stop, as_json
 from fairlead.errors import Exhausted, FairleadError, InvalidInput, NotFound, Unavailable
-from fairlead.schema.datapath import EndpointState, Verdict
+from fairlead.schema.datapath import EndpointState
+from fairlead.schema.flow import Verdict
 from tests.unit.cli.world import EMPLOYEE, INTERN, N1, N2, RULE, World, end, flow
 
 POLICY = """\

@@ -18,7 +18,7 @@ from clients.cli.__main__ import main, parser
 from clients.cli.output import plain, span, table
 from fairlead.bus import Bus
 from fairlead.bus_nats import connect
-from fairlead.schema.datapath import FLOW_SEEN, Verdict
+from fairlead.schema.flow import FLOW_SEEN, Verdict
 from tests.support.nats import NatsServer
 from tests.unit.cli.world import INTERN, N2, World, end, flow
 

@@ -17,6 +17,7 @@ from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
 from fairlead.errors import Exhausted, FairleadError, NotFound
 from fairlead.schema import BUCKETS, bgp, datapath, features, health, identity, ipam, policy
+from fairlead.schema import flow as flow_schema
 from fairlead.schema.base import BucketSpec, Empty, EndpointId, IdentityId, NodeName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,10 +28,10 @@ LABELS = {EMPLOYEE: ("container:app=employee",), INTERN: ("container:app=intern"
 
 
 def flow(
-    uuid: str, verdict: datapath.Verdict, at_s: float, source: datapath.FlowEnd, port: int = 6379
-) -> datapath.Flow:
-    dropped = verdict is datapath.Verdict.DROPPED
-    return datapath.Flow(
+    uuid: str, verdict: flow_schema.Verdict, at_s: float, source: flow_schema.FlowEnd, port: int = 6379
+) -> flow_schema.Flow:
+    dropped = verdict is flow_schema.Verdict.DROPPED
+    return flow_schema.Flow(
         uuid=uuid,
         time=NOW - timedelta(seconds=at_s),
         node_name=N2,
@@ -38,7 +39,7 @@ def flow(
         traffic_direction="INGRESS",
         protocol="TCP",
         source=source,
-        destination=datapath.FlowEnd(
+        destination=flow_schema.FlowEnd(
             address=Address("10.0.2.4"), port=port, identity=DB, labels=LABELS[DB], name="protected-db"
         ),
         drop_reason=133 if dropped else 0,
@@ -50,8 +51,8 @@ def flow(
     )
 
 
-def end(address: str, number: IdentityId, name: str) -> datapath.FlowEnd:
-    return datapath.FlowEnd(
+def end(address: str, number: IdentityId, name: str) -> flow_schema.FlowEnd:
+    return flow_schema.FlowEnd(
         address=Address(address), port=41000, identity=number, labels=LABELS[number], name=name, identity_age_s=33
     )
 
@@ -64,7 +65,7 @@ class Node:
     subnet: str
     leases: dict[str, tuple[Address, ...]] = field(default_factory=dict)
     endpoints: dict[str, datapath.EndpointStatus] = field(default_factory=dict)
-    flows: list[datapath.Flow] = field(default_factory=list)
+    flows: list[flow_schema.Flow] = field(default_factory=list)
     refuse: FairleadError | None = None
     reach: datapath.EndpointState = datapath.EndpointState.READY
 
@@ -117,9 +118,9 @@ class Node:
             node=self.name, address=ask.address, prefix=f"{ask.address}/32", identity=EMPLOYEE
         )
 
-    async def list_flows(self, ask: datapath.FlowQuery) -> datapath.FlowList:
+    async def list_flows(self, ask: flow_schema.FlowQuery) -> flow_schema.FlowList:
         kept = [one for one in self.flows if ask.uuid in ("", one.uuid) and ask.verdict in ("", one.verdict)]
-        return datapath.FlowList(node=self.name, flows=tuple(kept[-ask.last :]))
+        return flow_schema.FlowList(node=self.name, flows=tuple(kept[-ask.last :]))
 
     async def list_features(self, _ask: Empty) -> features.KernelFeatures:
         there = features.KernelFeature(name="vxlan devices", present=True, use="routing = vxlan", instead="another")
@@ -146,7 +147,7 @@ class Node:
             (datapath.ENDPOINTS, self.list_endpoints),
             (datapath.POLICY_MAP, self.dump),
             (datapath.LOOKUP_ADDRESS, self.lookup),
-            (datapath.FLOWS, self.list_flows),
+            (flow_schema.FLOWS, self.list_flows),
             (features.FEATURES, self.list_features),
             (bgp.PEERS, self.peers),
             (bgp.ROUTES, self.routes_announced),

@@ -7,7 +7,7 @@ import pytest
 
 from fairlead.address import Address
 from fairlead.schema.base import NodeName
-from fairlead.schema.datapath import Verdict
+from fairlead.schema.flow import FlowType, Verdict
 from services.datapath.explain import Circumstances, End, Subject, explain, reason_text
 from services.datapath.operations import DropReason, Event, EventKind
 
@@ -95,3 +95,35 @@ def test_every_known_reason_has_a_text_of_its_own() -> None:
     texts = [reason_text(int(reason)) for reason in DropReason]
     assert len(set(texts)) == len(texts)
     assert not any(text.startswith("drop reason") for text in texts)
+
+
+def test_an_audited_denial_says_what_the_drop_would_have_said() -> None:
+    dropped, passed = explain(EVENT, AROUND), explain(replace(EVENT, kind=EventKind.AUDIT, audited=True), AROUND)
+    assert (passed.verdict, passed.event_type) == (Verdict.AUDIT, FlowType.AUDIT)
+    words = ("explanation", "denied_by", "drop_reason", "drop_reason_desc", "traffic_direction")
+    assert [getattr(passed, word) for word in words] == [getattr(dropped, word) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol", "flags", "text"),
+    [
+        (EventKind.CLOSED, 6, (0x13, 0x13), "closed"),
+        (EventKind.CLOSED, 6, (0x13, 0x16), "reset"),
+        (EventKind.CLOSED, 6, (0x13, 0x12), "over: nothing was heard of it any more"),
+        (EventKind.CLOSED, 17, (0, 0), "over: nothing was heard of it for as long as it may live"),
+        (EventKind.LASTING, 6, (0x12, 0x12), "goes on"),
+    ],
+)
+def test_whole_flows_are_told_with_their_counts(
+    kind: EventKind, protocol: int, flags: tuple[int, int], text: str
+) -> None:
+    event = replace(EVENT, kind=kind, reason=0, protocol=protocol, tcp_flags=flags, packets=(3, 2), bytes=(300, 200))
+    flow = explain(event, AROUND)
+    assert (flow.explanation, flow.verdict, flow.denied_by, flow.allowed_by) == (text, Verdict.FORWARDED, (), ())
+    assert (flow.packets, flow.reply_packets, flow.bytes, flow.reply_bytes) == (3, 2, 300, 200)
+    assert explain(replace(event, audited=True), AROUND).verdict is Verdict.AUDIT
+
+
+def test_a_flow_tells_its_flags_and_version() -> None:
+    flow = explain(replace(EVENT, tcp_flags=(0x12, 0), is_reply=True), replace(AROUND, interface="fl00002"))
+    assert (flow.tcp_flags, flow.ip_version, flow.is_reply, flow.interface) == (("SYN", "ACK"), 4, True, "fl00002")

@@ -8,7 +8,7 @@ from fairlead.address import Address
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
 from fairlead.schema.base import NodeName
-from fairlead.schema.datapath import FLOW_SEEN, Flow, FlowEnd, FlowQuery, Verdict
+from fairlead.schema.flow import FLOW_SEEN, Flow, FlowEnd, FlowQuery, Verdict
 from services.datapath.flows import Budget, FlowRecorder
 from services.datapath.kernel.fake import FakeKernel
 from services.datapath.operations import Event, EventKind

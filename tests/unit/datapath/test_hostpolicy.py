@@ -10,6 +10,7 @@ from fairlead.address import Address
 from fairlead.errors import InvalidInput
 from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty
+from fairlead.schema.flow import FlowQuery
 from fairlead.schema.identity import HOST
 from fairlead.schema.policy import POLICY_ROWS, PolicyEntry, PolicyRow
 from services.datapath.failsafe import HOST_ENDPOINT, INBOUND, OUTBOUND, FailsafePort, failsafe, shown
@@ -57,8 +58,8 @@ async def test_a_host_policy_comes_stays_and_goes(node: TestNode, control: Contr
     refused = node.kernel.send(STRANGER, HOST_ADDRESS, TCP, 5432)
     assert (refused.reason, refused.endpoint) == (DropReason.POLICY, HOST_ENDPOINT)
     assert node.kernel.verdict(STRANGER, HOST_ADDRESS, TCP, 22).passes
-    await until(lambda: node.datapath.flows.query(node.datapath.name, topics.FlowQuery(verdict="dropped")).flows)
-    (flow,) = node.datapath.flows.query(node.datapath.name, topics.FlowQuery(verdict="dropped")).flows
+    await until(lambda: node.datapath.flows.query(node.datapath.name, FlowQuery(verdict="dropped")).flows)
+    (flow,) = node.datapath.flows.query(node.datapath.name, FlowQuery(verdict="dropped")).flows
     assert POLICY in flow.explanation
     assert flow.policy_revision == revision
     await until(lambda: f"revision {revision}" in node.conditions["host policy"][1])

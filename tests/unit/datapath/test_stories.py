@@ -11,6 +11,7 @@ from fairlead.errors import Conflict, InvalidInput
 from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty
 from fairlead.schema.datapath import EndpointState
+from fairlead.schema.flow import FlowQuery
 from fairlead.schema.identity import NODES, NodeRow
 from services.datapath.operations import DropReason, PolicyKey, PolicyValue
 from tests.unit.datapath.world import Control, TestNode, entry, until
@@ -49,8 +50,8 @@ async def test_policy_travels_to_the_kernel_and_back(node: TestNode, control: Co
     assert node.kernel.verdict(WEB, DB, TCP, 5432).passes
     refused = node.kernel.send(WEB, DB, TCP, 22)
     assert (refused.passes, refused.reason) == (False, DropReason.POLICY)
-    await until(lambda: node.datapath.flows.query(node.datapath.name, topics.FlowQuery()).flows)
-    (flow,) = node.datapath.flows.query(node.datapath.name, topics.FlowQuery(verdict="dropped")).flows
+    await until(lambda: node.datapath.flows.query(node.datapath.name, FlowQuery()).flows)
+    (flow,) = node.datapath.flows.query(node.datapath.name, FlowQuery(verdict="dropped")).flows
     assert flow.explanation.startswith(
         f"default deny, turned on by CiliumNetworkPolicy default/db; no rule of it admits identity {web} "
         "(container:app=web) on 22/TCP, known for 0."

@@ -120,11 +120,13 @@ struct flow_key {
 #define FLOW_ESTABLISHED  2 /* TCP: something other than a SYN was seen */
 #define FLOW_LOW_CLOSING  4
 #define FLOW_HIGH_CLOSING 8
-#define FLOW_STACK	  16					  /* the far end is behind this node's own stack */
-#define FLOW_HOST	  32					  /* the far end is this node itself */
-#define FLOW_OVERLAY	  128					  /* the far end is behind the tunnel to another node */
+#define FLOW_STACK	  16  /* the far end is behind this node's own stack */
+#define FLOW_HOST	  32  /* the far end is this node itself */
+#define FLOW_MASQUERADED  64  /* outside, the initiator is `nat_address`:`nat_port_be` */
+#define FLOW_OVERLAY	  128 /* the far end is behind the tunnel to another node */
 #define FLOW_FAR	  (FLOW_STACK | FLOW_HOST | FLOW_OVERLAY) /* where the far end is */
-#define FLOW_MASQUERADED  64 /* outside, the initiator is `nat_address`:`nat_port_be` */
+#define FLOW_AUDITED	  256 /* passes although a policy denies it, because the policy is only audited */
+#define FLOW_TOLD	  512 /* its end was reported */
 struct flow {
 	__u64 last_seen; /* jiffies */
 	__u32 epoch;	 /* sum of the epochs under which it was allowed */
@@ -185,7 +187,7 @@ struct fragment {
 	__u16 sport_be;
 	__u16 dport_be;
 	__u16 policy_port_be;
-	__u16 pad;
+	__u16 seen_s; /* of seconds in jiffies, the low 16 bits */
 };
 MAP("lru_hash", struct fragment_key, struct fragment, fragments);
 
@@ -228,6 +230,9 @@ MAP("percpu_array", __u32, struct counter, metrics);
 
 #define EVENT_DROP     1
 #define EVENT_NEW_FLOW 2
+#define EVENT_CLOSED   3 /* of a flow: both ends said FIN, or one RST */
+#define EVENT_AUDIT    4 /* passes although a policy denies it */
+#define EVENT_LASTING  5 /* a flow that lasts; shares the ration of EVENT_CLOSED */
 struct event {
 	__u64 time_ns;
 	struct address source;
@@ -243,7 +248,14 @@ struct event {
 	__u8 reason;
 	__u8 direction;
 	__u8 protocol;
-	__u8 pad[6];
+	__u8 tcp_flags[2]; /* of the packet, or all of the flow: forward, reply */
+	__u8 is_reply;
+	__u8 audited;
+	__u8 pad[2];
+	__u64 packets[2]; /* of the flow; forward, reply */
+	__u64 bytes[2];
+	__u32 ifindex;
+	__u32 pad_end;
 };
 struct events_table_t {
 	__u32 key;
@@ -260,6 +272,6 @@ struct event_budget {
 	__u64 second_began; /* jiffies */
 	__u64 lost;
 	__u32 spent;
-	__u32 pad;
+	__u32 no_room; /* how many of the lost ones found the ring buffer full */
 };
 MAP("percpu_array", __u32, struct event_budget, event_budget);

@@ -1,19 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Counting and telling. Reports are rationed per second, so that a flood costs counters and not a processor. */
 #pragma once
-#include "packet.h"
-
-/* What a verdict rests on: everything a report says beyond the packet itself. */
-struct verdict {
-	__u32 source_identity;
-	__u32 destination_identity;
-	__u32 provenance;
-	__u16 endpoint; /* whose policy decided */
-	__u8 reason;	/* 0: allowed */
-	__u8 direction;
-	struct policy_key entry; /* that decided, unless a range did */
-	__u32 by_range;
-};
+#include "scratch.h"
 
 static __always_inline void count(const struct __sk_buff *skb, __u32 reason, __u32 direction)
 {
@@ -29,7 +17,7 @@ static __always_inline void count(const struct __sk_buff *skb, __u32 reason, __u
 /* Take one report from this second's ration; what is refused counts as lost. */
 static __always_inline bool may_report(__u32 kind, struct event_budget **budget_of_kind)
 {
-	__u32 zero = 0, index = kind - 1;
+	__u32 zero = 0, index = (kind == EVENT_LASTING ? EVENT_CLOSED : kind) - 1;
 	struct event_budget *budget = event_budget.lookup(&index);
 	struct settings *config = settings.lookup(&zero);
 	__u64 now = bpf_jiffies64();
@@ -49,34 +37,49 @@ static __always_inline bool may_report(__u32 kind, struct event_budget **budget_
 	return false;
 }
 
-static __always_inline void report(const struct __sk_buff *skb, const struct packet *p, const struct verdict *v,
-				   __u32 kind)
+/* Return a blank report to fill and submit, or nothing. */
+static __always_inline struct event *begin_report(const struct __sk_buff *skb, __u32 kind)
 {
 	struct event_budget *budget;
 	struct event *event;
 
 	if (!may_report(kind, &budget))
-		return;
+		return 0;
 	event = events.ringbuf_reserve(sizeof(struct event));
 	if (!event) {
 		budget->lost++;
-		return;
+		budget->no_room++;
+		return 0;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	event->time_ns = bpf_ktime_get_ns();
+	event->kind = kind;
+	event->length = skb->len;
+	event->ifindex = skb->ifindex;
+	return event;
+}
+
+static __always_inline void report(const struct __sk_buff *skb, const struct packet *p, const struct verdict *v,
+				   __u32 kind)
+{
+	struct event *event = begin_report(skb, kind);
+
+	if (!event)
+		return;
 	event->source = p->source;
 	event->destination = p->destination;
 	event->source_identity = v->source_identity;
 	event->destination_identity = v->destination_identity;
 	event->provenance = v->provenance;
-	event->length = skb->len;
 	event->sport_be = p->sport_be;
 	event->dport_be = p->dport_be;
 	event->endpoint = v->endpoint;
-	event->kind = kind;
 	event->reason = v->reason;
 	event->direction = v->direction;
 	event->protocol = p->protocol;
+	event->tcp_flags[0] = p->tcp_flags;
+	event->is_reply = v->is_reply;
+	event->audited = kind == EVENT_AUDIT;
 	events.ringbuf_submit(event, 0);
 }
 

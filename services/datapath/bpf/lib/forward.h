@@ -100,7 +100,7 @@ static __always_inline int to_stack(const struct settings *config)
 static __always_inline int find_hop(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
 				    struct neighbour *next, __u32 *ifindex, __u32 *mtu)
 {
-	struct bpf_fib_lookup fib = {};
+	struct bpf_fib_lookup fib ALIGNED = {};
 	int result;
 
 	fill_fib(&fib, p, config->host_ifindex);
@@ -126,7 +126,7 @@ static __always_inline int to_network(struct __sk_buff *skb, const struct packet
 				      struct flow *flow, int *action)
 {
 	__u64 now = bpf_jiffies64();
-	struct neighbour next = {};
+	struct neighbour next ALIGNED = {};
 	__u32 ifindex = 0, mtu = 0;
 	int reason;
 

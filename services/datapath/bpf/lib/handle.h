@@ -38,65 +38,84 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 	return !who->far_flags;
 }
 
+/* Send the packet where it belongs, or tell its sender that it cannot get there. */
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int origin, const struct settings *config,
-				   struct flow *flow, const struct parties *who)
+				   struct flow *flow, const struct parties *who, struct verdict *v)
 {
-	struct verdict v = {.direction = direction_of(origin)};
 	int action = TC_ACT_OK;
 
+	v->reason = 0;
 	if (origin == ORIGIN_UPLINK || (origin == ORIGIN_NETWORK && who->destination_endpoint == HOST_ENDPOINT))
 		return TC_ACT_OK; /* where it goes already */
 	if (origin == ORIGIN_POD && who->far_flags & FLOW_STACK)
 		action = to_stack(config);
 	else if (who->destination_endpoint)
-		v.reason = to_endpoint(skb, p, who->destination, origin, &action);
+		v->reason = to_endpoint(skb, p, who->destination, origin, &action);
 	else if (who->far_flags & FLOW_OVERLAY)
-		v.reason = to_tunnel(skb, p, config, flow, who->source->identity, &action);
+		v->reason = to_tunnel(skb, p, config, flow, who->source->identity, &action);
 	else
-		v.reason = to_network(skb, p, config, flow, &action);
-	if (!v.reason)
+		v->reason = to_network(skb, p, config, flow, &action);
+	if (!v->reason)
 		return action;
-	v.endpoint = origin == ORIGIN_POD ? who->source_endpoint : who->destination_endpoint;
-	v.source_identity = who->source->identity;
-	v.destination_identity = who->destination->identity;
-	drop(skb, p, &v);
-	return tell_sender(skb, p, v.reason, config);
+	v->provenance = 0;
+	v->endpoint = origin == ORIGIN_POD ? who->source_endpoint : who->destination_endpoint;
+	v->source_identity = who->source->identity;
+	v->destination_identity = who->destination->identity;
+	v->direction = direction_of(origin);
+	drop(skb, p, v);
+	return tell_sender(skb, p, v->reason, config);
 }
 
-/* The slow way: judge the packet, then send it on or drop it. */
+/* Tell what a packet that was judged, and passes, has of news. */
+static __always_inline void tell(struct __sk_buff *skb, struct packet *p, struct verdict *v, const struct scratch *news)
+{
+	if (news->reason) {
+		v->provenance = news->provenance;
+		v->endpoint = news->endpoint;
+		v->reason = news->reason;
+		v->direction = news->direction;
+	}
+	if (news->of_packet)
+		report(skb, p, v, news->of_packet);
+}
+
+/* The slow way: judge the packet, send it on or drop it, and tell. */
 static __always_inline int handle_judged(struct __sk_buff *skb, struct packet *p, int origin, struct flow_key *key,
 					 struct flow *flow, bool from_low, const struct settings *config,
 					 struct parties *who)
 {
 	__u32 zero = 0;
-	struct scratch *room = scratch.lookup(&zero);
+	struct scratch *news = scratch.lookup(&zero);
 	int action = REFUSED;
 	struct verdict *v;
 
-	if (!room)
+	if (!news)
 		return TC_ACT_SHOT;
-	room->packet = *p;
-	p = &room->packet;
-	v = &room->verdict;
+	news->packet = *p;
+	p = &news->packet;
+	v = &news->verdict;
 	__builtin_memset(v, 0, sizeof(*v));
 	v->direction = direction_of(origin);
 	if (flow || !denied_just_now(skb, p, key, from_low, origin, config, v))
-		action = judge(skb, p, origin, key, flow, from_low, config, who, v, room);
-	if (action == REFUSED)
-		return drop(skb, p, v);
-	if (action != CONTINUE)
-		return action;
-	count(skb, 0, v->direction);
-	return deliver(skb, p, origin, config, 0, who);
+		action = judge(skb, p, origin, key, flow, from_low, config, who, v, news);
+	if (action == CONTINUE) {
+		count(skb, 0, v->direction);
+		if (flow && news->of_flow)
+			report_flow(skb, p, flow, from_low, news->of_flow);
+		tell(skb, p, v, news);
+		return deliver(skb, p, origin, config, 0, who, v);
+	}
+	return action == REFUSED ? drop(skb, p, v) : action;
 }
 
 static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int origin)
 {
+	struct verdict v = {};
 	struct parties who = {};
 	struct flow_key key = {};
 	struct settings *config;
 	struct flow *flow;
-	__u32 zero = 0;
+	__u32 zero = 0, due;
 	bool from_low;
 
 	config = settings.lookup(&zero);
@@ -107,7 +126,9 @@ static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int o
 	flow = conntrack.lookup(&key);
 	if (!flow || !trusted(skb, p, origin, flow, from_low, config, &who))
 		return handle_judged(skb, p, origin, &key, flow, from_low, config, &who);
-	touch_flow(flow, p, from_low, skb->len);
+	due = touch_flow(flow, p, from_low, skb->len, config);
+	if (due)
+		report_flow(skb, p, flow, from_low, due);
 	count(skb, 0, direction_of(origin));
-	return deliver(skb, p, origin, config, flow, &who);
+	return deliver(skb, p, origin, config, flow, &who, &v);
 }

@@ -15,7 +15,7 @@ static __always_inline __u32 endpoint_with(struct address *address)
 static __always_inline __u32 identity_with(struct address *address, __u8 family)
 {
 	struct identity_of *found = ipcache.lookup(address);
-	struct prefix_key key;
+	struct prefix_key key ALIGNED;
 
 	if (found)
 		return found->identity;

@@ -15,21 +15,8 @@
 #include "related.h"
 #include "tunnel.h"
 
-/*
- * What the slow way works on. In a map it takes nothing of the stack, and the verifier (6.18) knows nothing of the
- * values: what it knows it follows, one combination after the other, and gives up after a million instructions.
- */
-struct scratch {
-	struct flow begun;
-	struct packet packet;
-	struct verdict verdict;
-	__u32 far_flags;
-	__u32 pad;
-};
-MAP("percpu_array", __u32, struct scratch, scratch);
-
 #define CONTINUE -1
-#define REFUSED	 -2
+#define REFUSED	 -2  /* the verdict says why */
 #define NOT_OURS 255 /* as a reason: the packet is for somebody else */
 
 /* Return the identity of the far end as sender. Only this node's own stack may speak as the host. */
@@ -106,10 +93,15 @@ static __always_inline void find_identities(struct packet *p, int origin, struct
 		who->far_flags = FLOW_STACK | FLOW_HOST;
 }
 
+static __always_inline bool is_not_ready(const struct endpoint_state *state)
+{
+	return (state->flags & (ENDPOINT_PRESENT | ENDPOINT_HELD)) != ENDPOINT_PRESENT;
+}
+
 static __always_inline bool is_held(struct parties *who, struct verdict *v)
 {
 	v->reason = DROP_HELD;
-	if (who->source_endpoint && who->source_endpoint != HOST_ENDPOINT && who->source->flags != ENDPOINT_PRESENT) {
+	if (who->source_endpoint && who->source_endpoint != HOST_ENDPOINT && is_not_ready(who->source)) {
 		v->endpoint = who->source_endpoint;
 		v->direction = EGRESS;
 		return true;
@@ -117,12 +109,30 @@ static __always_inline bool is_held(struct parties *who, struct verdict *v)
 	v->endpoint = who->destination_endpoint;
 	v->direction = INGRESS;
 	return who->destination_endpoint && who->destination_endpoint != HOST_ENDPOINT &&
-	       who->destination->flags != ENDPOINT_PRESENT;
+	       is_not_ready(who->destination);
+}
+
+/* Let pass what an audited policy denies, and keep the first such denial: it would have been the end of the packet. */
+static __always_inline void audit(const struct endpoint_state *state, __u32 direction, struct verdict *v,
+				  struct scratch *news)
+{
+	__u32 wish = direction == EGRESS ? ENDPOINT_AUDIT_EGRESS : ENDPOINT_AUDIT_INGRESS;
+	__u8 reason = READ_ONCE(v->reason);
+
+	if (!(state->flags & wish) || (reason != DROP_POLICY && reason != DROP_POLICY_DENY))
+		return;
+	if (!news->reason) {
+		news->provenance = v->provenance;
+		news->endpoint = v->endpoint;
+		news->reason = reason;
+		news->direction = direction;
+	}
+	v->reason = 0;
 }
 
 /* Judge both ends' policies of the flow that the packet belongs to; `reply`: the sender is its responder. */
 static __always_inline void judge_flow(struct __sk_buff *skb, struct packet *p, struct parties *who, bool reply,
-				       struct verdict *v)
+				       struct verdict *v, struct scratch *news)
 {
 	__u32 initiator = reply ? who->destination_endpoint : who->source_endpoint;
 	__u32 responder = reply ? who->source_endpoint : who->destination_endpoint;
@@ -134,7 +144,8 @@ static __always_inline void judge_flow(struct __sk_buff *skb, struct packet *p, 
 		key.identity = reply ? v->source_identity : v->destination_identity;
 		key.port_be = reply ? p->sport_be : p->policy_port_be;
 		judge_policy(skb, initiator, reply ? who->destination : who->source, &key, v);
-		if (v->reason)
+		audit(reply ? who->destination : who->source, EGRESS, v, news);
+		if (READ_ONCE(v->reason))
 			return;
 	}
 	if (!responder || responder == exempt)
@@ -144,72 +155,82 @@ static __always_inline void judge_flow(struct __sk_buff *skb, struct packet *p, 
 	key.protocol = p->protocol;
 	key.direction = INGRESS;
 	judge_policy(skb, responder, reply ? who->source : who->destination, &key, v);
+	audit(reply ? who->source : who->destination, INGRESS, v, news);
 }
 
 static __always_inline void stamp(struct flow *flow, const struct parties *who, const struct verdict *v, bool from_low,
-				  bool reply)
+				  bool reply, const struct scratch *news)
 {
 	flow->low_endpoint = from_low ? who->source_endpoint : who->destination_endpoint;
 	flow->high_endpoint = from_low ? who->destination_endpoint : who->source_endpoint;
 	flow->source_identity = reply ? v->destination_identity : v->source_identity;
 	flow->destination_identity = reply ? v->source_identity : v->destination_identity;
-	flow->flags = (flow->flags & ~FLOW_FAR) | who->far_flags;
+	flow->flags = (flow->flags & ~(FLOW_FAR | FLOW_AUDITED)) | who->far_flags |
+		      (READ_ONCE(news->reason) ? FLOW_AUDITED : 0);
 	flow->hop_until = 0;
 	flow->epoch = who->epoch;
 }
 
-/* Remember an allowed packet: stamp the flow it belongs to, or begin one. Returns 0 or a reason. */
+/* Remember an allowed packet: stamp the flow it belongs to, or begin one in place of `old`. Returns 0 or a reason. */
 static __always_inline int record(struct __sk_buff *skb, struct packet *p, struct flow_key *key, struct flow *flow,
-				  struct parties *who, struct verdict *v, bool from_low, bool reply,
-				  struct scratch *room)
+				  struct flow *old, struct parties *who, struct verdict *v, bool from_low,
+				  struct scratch *news, const struct settings *config)
 {
-	struct flow *begun = &room->begun;
+	struct flow *begun = &news->begun;
 
+	news->of_packet = READ_ONCE(news->reason) ? EVENT_AUDIT : 0;
 	if (flow) {
-		stamp(flow, who, v, from_low, reply);
-		touch_flow(flow, p, from_low, skb->len);
+		stamp(flow, who, v, from_low, v->is_reply, news);
+		news->of_flow = touch_flow(flow, p, from_low, skb->len, config);
 		return 0;
 	}
 	if (p->unrecorded || p->tcp_flags & TCP_RST)
 		return 0;
+	if (old && !(old->flags & FLOW_TOLD))
+		report_flow(skb, p, old, from_low, EVENT_CLOSED);
 	__builtin_memset(begun, 0, sizeof(*begun));
-	begun->flags = from_low != reply ? FLOW_LOW_BEGAN : 0;
-	stamp(begun, who, v, from_low, reply);
-	touch_flow(begun, p, from_low, skb->len);
+	begun->flags = from_low != v->is_reply ? FLOW_LOW_BEGAN : 0;
+	stamp(begun, who, v, from_low, v->is_reply, news);
+	touch_flow(begun, p, from_low, skb->len, config);
+	begun->reported = begun->last_seen;
 	if (conntrack.update(key, begun))
 		return DROP_FLOW_TABLE;
-	report(skb, p, v, EVENT_NEW_FLOW);
+	if (!news->of_packet)
+		news->of_packet = EVENT_NEW_FLOW;
 	return 0;
 }
 
 /* Returns CONTINUE for a packet that passes, REFUSED for one that is dropped, or what to do with it. */
 static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int origin, struct flow_key *key,
-				 struct flow *flow, bool from_low, const struct settings *config, struct parties *who,
-				 struct verdict *v, struct scratch *room)
+				 struct flow *old, bool from_low, const struct settings *config, struct parties *who,
+				 struct verdict *v, struct scratch *news)
 {
-	bool reply;
+	struct flow *flow = old;
 
 	if (flow && (!flow_alive(flow, config, p->protocol) || reopens(flow, p, from_low)))
 		flow = 0;
+	news->of_packet = 0;
+	news->of_flow = 0;
+	news->reason = 0;
+	v->is_reply = flow ? is_reply(flow, from_low) : origin == ORIGIN_UPLINK && answers(p);
 	v->reason = find_parties(skb, p, origin, flow, config, who);
 	if (v->reason)
 		return v->reason == NOT_OURS ? TC_ACT_OK : REFUSED;
 	find_identities(p, origin, who, v);
-	WRITE_ONCE(room->far_flags, who->far_flags);
-	who->far_flags = READ_ONCE(room->far_flags);
+	/* as an unknown number: else each place where the far end may be is a world of its own to the verifier */
+	WRITE_ONCE(news->far_flags, who->far_flags);
+	who->far_flags = READ_ONCE(news->far_flags);
 	if (is_held(who, v))
 		return REFUSED;
-	if (p->icmp_error && is_related(skb, p, config)) {
-		v->reason = 0;
+	v->reason = 0;
+	if (p->icmp_error && is_related(skb, p, config))
 		return CONTINUE;
-	}
-	reply = flow ? is_reply(flow, from_low) : origin == ORIGIN_UPLINK && answers(p);
-	judge_flow(skb, p, who, reply, v);
-	if (v->reason) {
+	judge_flow(skb, p, who, v->is_reply, v, news);
+	if (READ_ONCE(v->reason)) {
 		if (!flow)
 			remember_denial(skb, p, key, from_low, origin, config, who, v);
 		return REFUSED;
 	}
-	v->reason = record(skb, p, key, flow, who, v, from_low, reply, room);
+	v->reason = record(skb, p, key, flow, old, who, v, from_low, news, config);
 	return v->reason ? REFUSED : CONTINUE;
 }

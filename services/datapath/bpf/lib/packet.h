@@ -70,6 +70,12 @@ static __always_inline __u8 direction_of(int origin)
 	return origin == ORIGIN_POD || origin == ORIGIN_UPLINK;
 }
 
+/*
+ * For what helpers read from the stack: written in words of eight bytes, it hides from the verifier what stood there
+ * before. With halves (6.18) every older content counts as read, and every branch as a world of its own.
+ */
+#define ALIGNED __attribute__((aligned(8)))
+
 static __always_inline void *start_of(const struct __sk_buff *skb)
 {
 	return (void *)(long)skb->data;

@@ -144,6 +144,16 @@ static __always_inline void icmp_ports(struct packet *p, __u8 type, __u16 id_be)
 	}
 }
 
+/* Return the age of the machine in whole seconds; they wrap. */
+static __always_inline __u16 now_in_s(void)
+{
+	__u32 zero = 0;
+	struct settings *config = settings.lookup(&zero);
+	__u32 second = config ? config->second : 0;
+
+	return second ? bpf_jiffies64() / second : 0;
+}
+
 static __always_inline int remember_fragment(struct packet *p)
 {
 	struct fragment_key key = {.source = p->source, .destination = p->destination, .id = p->fragment_id};
@@ -154,6 +164,7 @@ static __always_inline int remember_fragment(struct packet *p)
 		struct fragment ports = {.sport_be = p->sport_be, .dport_be = p->dport_be};
 
 		ports.policy_port_be = p->policy_port_be;
+		ports.seen_s = now_in_s();
 		return fragments.update(&key, &ports) ? DROP_FRAGMENT_TABLE : 0;
 	}
 	seen = fragments.lookup(&key);

@@ -27,7 +27,7 @@ static __always_inline bool is_ipv4(const struct address *address)
 /* Return the node that has the address, or nothing: then packets to it travel as they are. */
 static __always_inline struct tunnel_to *tunnel_to(const struct address *address, __u8 family)
 {
-	struct prefix_key key = {.prefix_length = 32 + 128, .family = family};
+	struct prefix_key key ALIGNED = {.prefix_length = 32 + 128, .family = family};
 
 	__builtin_memcpy(key.address, address, 16);
 	return tunnels.lookup(&key);
@@ -45,7 +45,7 @@ static __always_inline __u32 network_number(__u32 identity)
 static __always_inline int encapsulate(struct __sk_buff *skb, const struct address *node, __u32 ifindex, __u32 identity,
 				       int *action)
 {
-	struct tunnel_key key = {.ttl = 64};
+	struct tunnel_key key ALIGNED = {.ttl = 64};
 	__u64 flags = BPF_F_ZERO_CSUM_TX;
 
 	key.identity = network_number(identity);
@@ -95,7 +95,7 @@ static __always_inline int to_tunnel(struct __sk_buff *skb, const struct packet 
 /* Read who sent the tunnel's packet, and as whom. Only nodes that we know may say who somebody is. */
 static __always_inline int read_tunnel(struct __sk_buff *skb, struct packet *p)
 {
-	struct tunnel_key key = {};
+	struct tunnel_key key ALIGNED = {};
 	struct address sender = {};
 	struct identity_of *known;
 

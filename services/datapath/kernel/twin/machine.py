@@ -19,7 +19,7 @@ from services.datapath.kernel.twin.rewrite import handed_to, one_hop_less, refus
 from services.datapath.kernel.twin.rows import Rows, sender_identity
 from services.datapath.operations import DropReason, EventKind
 
-_DROP, _NEW = EventKind.DROP, EventKind.NEW_FLOW
+_DROP, _NEW, _AUDIT = EventKind.DROP, EventKind.NEW_FLOW, EventKind.AUDIT
 _NO_WAY = {Route.NONE: int(DropReason.FIB), Route.OWN_PREFIX: int(DropReason.UNKNOWN_TARGET)}
 _EXPIRED, _TOO_BIG = int(DropReason.TTL_EXCEEDED), int(DropReason.TOO_BIG)
 _IP = frozenset((frames.IPV4_TYPE, frames.IPV6_TYPE))
@@ -156,9 +156,11 @@ class Machine:
             self._count_passed(case.met)
             return self._deliver(case)
         told = self._judge_both(case, reply=flow is not None and flow.beginner != case.ends.source)
-        if told.reason:
+        if told.kind is _DROP:
             return self._drop(told)
         self._record(case, key, flow, told, now_s)
+        if told.kind is _AUDIT:
+            self.told.append(told)
         self._count_passed(case.met)
         return self._deliver(case)
 
@@ -186,23 +188,27 @@ class Machine:
         port = packet.policy_port
         if reply:
             initiator, responder, port = responder, initiator, packet.ports[0]
-        told = case.told(_NEW, 0, INGRESS, 0)
+        told, would = case.told(_NEW, 0, INGRESS, 0), None
         for (endpoint, _), (_, peer), direction in ((initiator, responder, EGRESS), (responder, initiator, INGRESS)):
             if endpoint:
                 told = self._judge_one(case, endpoint, peer, port, direction)
-                if told.reason:
+                if told.kind is _DROP:
                     return told
-        return told
+                would = would or (told if told.kind is _AUDIT else None)
+        return would or told
 
     def _judge_one(self, case: Case, endpoint: int, peer: int, port: int, direction: int) -> Told:
         policy = self.rows.policies.get(endpoint)
         match = policy.best(peer, case.packet.protocol, port, direction) if policy else None
+        entry = self.rows.entries[endpoint]
+        denial = _AUDIT if (entry.audit_egress if direction == EGRESS else entry.audit_ingress) else _DROP
         if match is None:
-            entry = self.rows.entries[endpoint]
             silent = entry.egress_default_deny if direction == EGRESS else entry.ingress_default_deny
-            return case.told(_DROP, int(DropReason.POLICY), direction, endpoint, silent)
+            return case.told(denial, int(DropReason.POLICY), direction, endpoint, silent)
         value = match[1]
-        reason = int(DropReason.POLICY_DENY) if value.deny else int(DropReason.NO_PROXY) if value.proxy_port else 0
+        if value.deny:
+            return case.told(denial, int(DropReason.POLICY_DENY), direction, endpoint, value.provenance)
+        reason = int(DropReason.NO_PROXY) if value.proxy_port else 0
         return case.told(_DROP if reason else _NEW, reason, direction, endpoint, value.provenance)
 
     def _record(self, case: Case, key: FlowKey, flow: Flow | None, told: Told, now_s: float) -> None:
@@ -211,7 +217,8 @@ class Machine:
             if case.packet.unrecorded or case.packet.tcp_flags & RST:
                 return
             flow = self.flows[key] = Flow(case.ends.source)
-            self.told.append(told)
+            if told.kind is _NEW:
+                self.told.append(told)
         flow.endpoints = {case.ends.destination: case.destination, case.ends.source: case.source}
         flow.stamp = self.rows.stamp(case.source, case.destination)
         flow.far = case.far
