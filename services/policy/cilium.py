@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fairlead.schema.policy import Direction
-from services.policy.cilium_checks import check_port_rule
+from services.policy.cilium_checks import check_host_item, check_port_rule
 from services.policy.cilium_peers import label_requirements, peers_of
 from services.policy.documents import (
     CiliumDocument,
@@ -61,6 +61,8 @@ def _read_part(part: CiliumRule, path: str, reader: Reader) -> Iterator[Rule]:
     for name, direction, deny, items in lists:
         for number, item in enumerate(items or ()):
             where = f"{path}.{name}[{number}]"
+            if part.node_selector is not None:
+                check_host_item(item, where, direction)
             yield Rule(
                 subject=subject,
                 direction=direction,

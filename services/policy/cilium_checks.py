@@ -64,6 +64,15 @@ def check_port_rule(ports: PortRule, matches: Sequence[PortMatch], path: str, di
         refuse(f"{path}.listener", "a listener and L7 rules cannot stand together")
 
 
+def check_host_item(item: Item, path: str, direction: Direction) -> None:
+    """Refuse L7 rules for nodes: there are none at ingress, and of DNS alone at egress."""
+    for number, ports in enumerate(item.to_ports or ()):
+        rules = ports.rules if isinstance(ports, PortRule) else None
+        if rules is not None and (rules.http or (rules.dns and direction is Direction.INGRESS)):
+            kinds = "no L7 rules" if direction is Direction.INGRESS else "no L7 rules but DNS"
+            refuse(f"{path}.toPorts[{number}].rules", f"there are {kinds} for nodes in this direction")
+
+
 def _check_l7(rules: L7Rules, ports: PortRule, matches: Sequence[PortMatch], path: str, direction: Direction) -> None:
     if rules.http and rules.dns:
         refuse(f"{path}.rules", "only one kind of L7 rules may stand here")

@@ -82,6 +82,9 @@ def _peer(peer: KubernetesPeer, path: str, reader: Reader) -> Selector:
 
 
 def _ip_block(block: IpBlock, path: str, reader: Reader) -> Selector:
+    for field, text in [("cidr", block.cidr), *((f"except[{n}]", hole) for n, hole in enumerate(block.except_ or ()))]:
+        if "/" not in text:
+            refuse(f"{path}.{field}", f"{text!r} has no length: write it like {text}/32 or {text}/128")
     prefix = reader.prefix(block.cidr, f"{path}.cidr")
     holes = excepted_prefixes(block.cidr, block.except_, path, reader)
     if prefix in holes:

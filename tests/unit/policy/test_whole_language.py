@@ -156,3 +156,60 @@ def test_a_document_that_is_refused_leaves_the_one_before() -> None:
     with pytest.raises(InvalidInput, match="toPorts"):
         world.put_document(policy(ingress=[{"toPorts": ports("70000")}]))
     assert not world.simulate(WEB, DB, 6, 80).allowed
+
+
+@pytest.mark.parametrize(
+    ("direction", "rules", "problem"),
+    [
+        ("ingress", {"http": [{"method": "GET"}]}, "no L7 rules for nodes"),
+        ("egress", {"http": [{"method": "GET"}]}, "no L7 rules but DNS for nodes"),
+        ("egress", {"dns": [{"matchPattern": "*"}]}, ""),
+    ],
+)
+def test_l7_rules_for_nodes(direction: str, rules: Any, problem: str) -> None:
+    document = policy(
+        kind="CiliumClusterwideNetworkPolicy", nodeSelector={}, **{direction: [{"toPorts": ports("53", rules=rules)}]}
+    )
+    if not problem:
+        assert small_world().put_document(document).rules
+        return
+    with pytest.raises(InvalidInput, match=problem):
+        small_world().put_document(document)
+
+
+@pytest.mark.parametrize("block", [{"cidr": "10.0.0.1"}, {"cidr": "10.0.0.0/8", "except": ["10.1.0.1"]}])
+def test_an_ip_block_without_a_length_is_refused_as_the_api_server_does(block: Any) -> None:
+    document = PolicyObject(
+        apiVersion="networking.k8s.io/v1",
+        kind="NetworkPolicy",
+        metadata={"name": "p", "namespace": "shop"},
+        spec={"podSelector": {}, "ingress": [{"from": [{"ipBlock": block}]}]},
+    )
+    with pytest.raises(InvalidInput, match="has no length"):
+        small_world().put_document(document)
+
+
+def test_selectors_name_compose_services_and_images() -> None:
+    world = World(enforcement=HERE)
+    shop = ["container:com.docker.compose.project=shop"]
+    for number, service, image in (
+        (WEB, "web", "docker.io/library/nginx"),
+        (DB, "db", "postgres"),
+        (CACHE, "cache", "redis"),
+    ):
+        world.put_workload(
+            number, [*shop, f"container:com.docker.compose.service={service}", f"container:image={image}"]
+        )
+    world.put_document(
+        PolicyObject(
+            apiVersion="cilium.io/v2",
+            kind="CiliumNetworkPolicy",
+            metadata={"name": "p", "namespace": "shop"},
+            spec={
+                "endpointSelector": {"matchLabels": {"com.docker.compose.service": "db"}},
+                "ingress": [{"fromEndpoints": [{"matchLabels": {"image": "docker.io/library/nginx"}}]}],
+            },
+        )
+    )
+    assert world.simulate(WEB, DB, 6, 5432).allowed
+    assert not world.simulate(CACHE, DB, 6, 5432).allowed
