@@ -167,9 +167,8 @@ def test_a_document_that_is_refused_leaves_the_one_before() -> None:
     ],
 )
 def test_l7_rules_for_nodes(direction: str, rules: Any, problem: str) -> None:
-    document = policy(
-        kind="CiliumClusterwideNetworkPolicy", nodeSelector={}, **{direction: [{"toPorts": ports("53", rules=rules)}]}
-    )
+    spec: dict[str, Any] = {"nodeSelector": {}, direction: [{"toPorts": ports("53", rules=rules)}]}
+    document = policy(kind="CiliumClusterwideNetworkPolicy", **spec)
     if not problem:
         assert small_world().put_document(document).rules
         return
