@@ -21,7 +21,7 @@ from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.maps import create_map, open_any
 from services.datapath.operations import Event, EventKind, KernelError, PolicyKey, PolicyValue
 from tests.kernel import versions
-from tests.kernel.rig import SMALL, Rig, new_rig, pod_address
+from tests.kernel.rig import SMALL, Rig, new_rig, pod_address, run
 
 pytestmark = pytest.mark.kernel
 
@@ -199,7 +199,9 @@ def test_unknown_schema_is_refused_and_left_alone(fresh: Rig, schema: int, oldes
 
 
 def test_unknown_shape_is_refused_before_anything_is_moved(fresh: Rig) -> None:
-    """A flow table that could be moved, and beside it a map with other keys: neither is touched."""
+    """A flow table that could be moved, and beside it a map with other keys, which no program uses: neither is touched."""
+    for device in ("up0", "fairlead_host", "fl00001", "fl00002"):
+        run("tc", "qdisc", "del", "dev", device, "clsact")
     specs = abi.map_specs(4096, 4096)
     for name, spec in (
         ("conntrack", abi.MapSpec("lru_hash", specs["conntrack"].key_bytes, abi.FLOW.size + 8, 4096)),

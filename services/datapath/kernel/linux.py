@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import abi, features, links, loader, overlay, plumbing, routes, syscalls
+from services.datapath.kernel import abi, features, links, loader, overlay, pins, plumbing, routes, syscalls
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.firewall import Firewall, FirewallCalls
-from services.datapath.kernel.maps import ensure_pin_directory
+from services.datapath.kernel.maps import ensure_pin_directory, jiffies_per_second
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.tables import Tables
 from services.datapath.operations import (
@@ -35,7 +34,6 @@ from services.datapath.operations import (
 )
 from services.datapath.overlay import Overlay
 
-_CLOCK_MONOTONIC_COARSE = 6
 DEFAULT_PIN_DIRECTORY = Path("/sys/fs/bpf/tc/globals")
 
 
@@ -93,6 +91,7 @@ class LinuxKernel(FirewallCalls):
         self._netlink = self._netlink or Netlink()
         self._features = self._features or features.probe(self._netlink)
         features.require(self._features)
+        pins.restore(self._netlink, self._directory, self._uplinks)
         moved = self._tables.open()
         schema, _, source = self._tables.version()
         compile_s = self._load_programs(bytes(32) if moved else source)
@@ -112,12 +111,12 @@ class LinuxKernel(FirewallCalls):
 
     def _load_programs(self, standing: bytes) -> float:
         wanted, compile_s = abi.source_hash(), 0.0
-        pins = {name: self._directory / f"{abi.PIN_PREFIX}{name}" for name in abi.PROGRAMS}
-        if standing != wanted or not all(pin.exists() for pin in pins.values()):
+        by_name = {name: self._directory / f"{abi.PIN_PREFIX}{name}" for name in abi.PROGRAMS}
+        if standing != wanted or not all(pin.exists() for pin in by_name.values()):
             compile_s = loader.compile_and_pin(self._directory)
         for fd in self._programs.values():
             os.close(fd)
-        self._programs = {name: syscalls.object_get(str(pin)) for name, pin in pins.items()}
+        self._programs = {name: syscalls.object_get(str(pin)) for name, pin in by_name.items()}
         return compile_s
 
     def _prepare_host(self) -> None:
@@ -127,7 +126,7 @@ class LinuxKernel(FirewallCalls):
             self._mtu_bytes -= self._overlay.overhead_bytes
         tunnel_ifindex = overlay.ensure(self._wire, self._overlay, self._mtu_bytes)
         self._host_ifindex = links.host_door(self._wire, self._mtu_bytes).ifindex
-        tuning, second = self._tuning, _jiffies_per_second()
+        tuning, second = self._tuning, jiffies_per_second()
         self._tables.set_settings(
             abi.Settings(
                 host_ifindex=self._host_ifindex,
@@ -147,16 +146,9 @@ class LinuxKernel(FirewallCalls):
 
     def _attach_all(self) -> None:
         """Put the programs where they belong; a filter that has the right one already is left alone."""
-        places = dict.fromkeys(self._uplinks, ("from_network", links.INGRESS))
-        places[links.HOST_DEVICE] = ("from_host", links.EGRESS)
-        places |= dict.fromkeys(overlay.standing(self._wire), ("from_overlay", links.INGRESS))
         self._tables.migration.catch_up(attached=False)
-        for device in links.all_devices(self._wire):
-            if links.endpoint_of_interface(device.name) is not None:
-                places[device.name] = ("from_pod", links.INGRESS)
-            if device.name in places:
-                program, hook = places[device.name]
-                self._attach(device.ifindex, hook, program)
+        for device, program, hook in pins.places(self._wire, self._uplinks):
+            self._attach(device.ifindex, hook, program)
         self._guard_uplinks()
         self._tables.migration.catch_up(attached=True)
         self._tables.set_version(abi.source_hash())
@@ -210,6 +202,7 @@ class LinuxKernel(FirewallCalls):
 
     def plug(self, link: Link) -> Plugged:
         """Make veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
+        self._tables.policies.mend(link.endpoint)
         return plumbing.plug(self._wire, link, self._mtu_bytes, self._attach)
 
     def unplug(self, endpoint: int) -> None:
@@ -300,8 +293,3 @@ class LinuxKernel(FirewallCalls):
     def counters(self) -> list[PacketCounter]:
         """Return the packets forwarded and dropped, per reason and direction; what never happened is left out."""
         return self._tables.counters()
-
-
-def _jiffies_per_second() -> int:
-    """Return the kernel's HZ: the coarse clock advances once per jiffy."""
-    return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))

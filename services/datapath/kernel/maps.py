@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from services.datapath.operations import KernelError
 _BPFFS_MAGIC = 0xCAFE4A11
 _BPFFS = Path("/sys/fs/bpf")
 _IN_BATCHES = {"hash", "lpm_trie", "lru_hash"}
+_CLOCK_MONOTONIC_COARSE = 6
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 
@@ -152,6 +154,11 @@ def possible_cpus() -> int:
     """Return how many values a per-CPU map holds per key."""
     last = _POSSIBLE_CPUS.read_text().strip().replace(",", "-").split("-")[-1]
     return int(last) + 1
+
+
+def jiffies_per_second() -> int:
+    """Return the kernel's HZ: the coarse clock advances once per jiffy."""
+    return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
 class _Statfs(ctypes.Structure):

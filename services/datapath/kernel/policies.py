@@ -117,6 +117,11 @@ class PolicyTables:
         if gone_ranges and not _items(self.ranges(endpoint)):
             self._ranges.delete(endpoint)
 
+    def mend(self, endpoint: int) -> None:
+        """Make pins and programs mean the same maps."""
+        self._exact.mend(endpoint)
+        self._ranges.mend(endpoint)
+
     def delete(self, endpoint: int) -> None:
         """Remove the endpoint's maps."""
         self._exact.delete(endpoint)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import struct
 from collections.abc import Mapping
 from concurrent import futures
 from pathlib import Path
 
-from services.datapath.kernel import abi, syscalls
-from services.datapath.kernel.maps import Map, create_map, open_map
+from services.datapath.kernel import abi, objects, syscalls
+from services.datapath.kernel.maps import Map, create_map, open_map, refusals
 from services.datapath.operations import KernelError
 
 _GLANCE_S = 0.0002
@@ -43,10 +44,34 @@ class MapPerEndpoint:
         """Return the endpoint's table, or None."""
         if endpoint not in self._by_endpoint:
             table = open_map(self.pin(endpoint), f"{self._name}_{endpoint:05d}", self._spec)
+            if table is None and self._pin_shown(endpoint):
+                table = open_map(self.pin(endpoint), f"{self._name}_{endpoint:05d}", self._spec)
             if table is None:
                 return None
             self._show(endpoint, table)
         return self._by_endpoint[endpoint]
+
+    def mend(self, endpoint: int) -> None:
+        """Make the pin and the programs mean one table: the pinned one, or without a pin the one that programs see."""
+        known = self._by_endpoint.pop(endpoint, None)
+        if not self.pin(endpoint).exists() and not self._pin_shown(endpoint) and known is not None:
+            syscalls.object_pin(known.fd, str(self.pin(endpoint)))
+        if known is not None:
+            known.close()
+        self.table(endpoint)
+
+    def _pin_shown(self, endpoint: int) -> bool:
+        """Pin the table that programs see; tell whether there is one."""
+        shown = self._array.get(struct.pack("=I", endpoint))
+        if shown is None:
+            return False
+        with refusals(f"{self._name}_{endpoint:05d}"):
+            fd = objects.map_by_id(struct.unpack("=I", shown)[0])
+            try:
+                syscalls.object_pin(fd, str(self.pin(endpoint)))
+            finally:
+                os.close(fd)
+        return True
 
     def exchange(self, endpoint: int, size: int, rows: Mapping[bytes, bytes]) -> Map:
         """Put a new table of that size with these rows in the place of the one that stands."""

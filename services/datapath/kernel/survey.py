@@ -18,7 +18,7 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from fairlead.address import Prefix
-from services.datapath.kernel import abi, links, netlink, overlay, routes, syscalls
+from services.datapath.kernel import abi, links, netlink, overlay, pins, routes, syscalls
 from services.datapath.kernel.netlink import Message, Netlink, body
 from services.datapath.operations import KernelError, Link
 from services.datapath.overlay import Overlay
@@ -40,7 +40,7 @@ class Surveyor:
     def node(self, prefixes: Collection[Prefix]) -> list[Difference]:
         """Return what is wrong with what all endpoints share."""
         with closing(Netlink()) as wire:
-            found = [*self._pins(), *self._host_devices(wire), *self._settings(wire)]
+            found = [*self._pins(wire), *self._host_devices(wire), *self._settings(wire)]
             for name in self._uplinks:
                 found += self._filter(wire, name, links.INGRESS, "from_network", "uplink filter")
             found += self._filter(wire, links.HOST_DEVICE, links.EGRESS, "from_host", "host filter")
@@ -60,48 +60,44 @@ class Surveyor:
             problems += [
                 (one.problem, one.detail) for one in self._filter(wire, name, links.INGRESS, "from_pod", "filter")
             ]
-        problems += [*self._policy_pin(link.endpoint), *self._pod(link, near)]
+        problems += self._slot(link.endpoint, "cilium_policy_", "policies", "policy map")
+        problems += self._slot(link.endpoint, f"{abi.PIN_PREFIX}ranges_", "policy_ranges", "map of port ranges")
+        problems += self._pod(link, near)
         return [Difference(subject, problem, detail, link.endpoint) for problem, detail in problems]
 
     # pins
 
-    def _pins(self) -> Iterator[Difference]:
+    def _pins(self, wire: Netlink) -> Iterator[Difference]:
         names = [*abi.map_specs(1, 1), *abi.PROGRAMS]
         for name in names:
             pin = self._directory / f"{abi.PIN_PREFIX}{name}"
             if not pin.exists():
                 yield Difference(f"pin {pin.name}", "pin missing", str(pin))
+        for pin in pins.foreign_pins(wire, self._directory, self._uplinks):
+            yield Difference(f"pin {pin.name}", "pin stands for another map than programs use", str(pin))
 
-    def _policy_pin(self, endpoint: int) -> Iterator[tuple[str, str]]:
-        pin = self._directory / f"cilium_policy_{endpoint:05d}"
-        map_id = self._map_id(pin)
-        if map_id is None:
-            yield "policy map's pin missing", str(pin)
-            return
-        slots = self._open(self._directory / f"{abi.PIN_PREFIX}policies")
+    def _slot(self, endpoint: int, prefix: str, array: str, noun: str) -> Iterator[tuple[str, str]]:
+        """Compare one of an endpoint's own maps with what the programs find in the array of maps."""
+        pin = self._directory / f"{prefix}{endpoint:05d}"
+        slots = self._open(self._directory / f"{abi.PIN_PREFIX}{array}")
         if slots is None:
             return  # told as a missing pin
         try:
             shown = syscalls.map_lookup(slots, struct.pack("=I", endpoint), 4)
         finally:
             os.close(slots)
-        if shown != struct.pack("=I", map_id):
-            yield "programs see another policy map than the pinned one", str(pin)
+        map_id = pins.pinned_map(pin)
+        if map_id is None:
+            if shown is not None or array == "policies":
+                yield f"pin of {noun} missing", str(pin)
+        elif shown != struct.pack("=I", map_id):
+            yield f"programs see another {noun} than the pinned one", str(pin)
 
     def _open(self, pin: Path) -> int | None:
         try:
             return syscalls.object_get(str(pin))
         except OSError:
             return None
-
-    def _map_id(self, pin: Path) -> int | None:
-        fd = self._open(pin)
-        if fd is None:
-            return None
-        try:
-            return syscalls.map_info(fd).map_id
-        finally:
-            os.close(fd)
 
     def _settings(self, wire: Netlink) -> Iterator[Difference]:
         fd = self._open(self._directory / f"{abi.PIN_PREFIX}settings")

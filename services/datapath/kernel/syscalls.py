@@ -25,8 +25,6 @@ _LOOKUP_BATCH, _UPDATE_BATCH, _DELETE_BATCH = 24, 26, 27
 _ATTR_BYTES = 144
 _ENOENT, _EEXIST = 2, 17
 _NOEXIST = 1
-_TEST_RUN_ATTR, _TEST_RUN_ANSWER = struct.Struct("=4I2Q4I2Q"), struct.Struct("=I4xI")
-Buffer = ctypes.Array[ctypes.c_char]
 
 MAP_TYPES = {
     "hash": 1,
@@ -42,6 +40,8 @@ ENOTSUPP = 524
 """The kernel's own number for what a kind of map cannot do; not in `errno`."""
 _SCHED_CLS = 3
 _LOG_BYTES = 1 << 14
+_TEST_RUN_ATTR = struct.Struct("=4I2Q4I2Q")
+Buffer = ctypes.Array[ctypes.c_char]
 
 
 def _bpf(command: int, attr: ctypes.Array[ctypes.c_char], call: Callable[..., int] = _patient) -> int:
@@ -268,23 +268,17 @@ def test_run(fd: int, packet: bytes, context: bytes, repeat: int) -> tuple[int, 
     return int(result), out.raw[:size], after.raw, int(duration_ns)
 
 
-class PreparedTestRun:
-    """Runs a program on what stands in the buffers, with no work but the system call."""
+def prepared_test_run(fd: int, packet: Buffer, after: Buffer, context: Buffer) -> Callable[[int], tuple[int, int]]:
+    """Return what runs the program once on so many bytes of `packet`: it returns the result, and the size of `after`."""
+    attr, context_after = ctypes.create_string_buffer(_ATTR_BYTES), ctypes.create_string_buffer(len(context))
+    keep = packet, after, context, context_after  # the kernel writes there as long as this can be called
+    addresses = [_address(buffer) for buffer in keep]
+    tail = len(after), *addresses[:2], 1, 0, len(context), len(context), *addresses[2:]
 
-    def __init__(self, fd: int, packet: Buffer, after: Buffer, context: Buffer) -> None:
-        context_after = ctypes.create_string_buffer(len(context))
-        self._keep = packet, after, context, context_after
-        self._attr = ctypes.create_string_buffer(_ATTR_BYTES)
-        self._fd, self._room = fd, len(after)
-        self._buffers = _address(packet), _address(after), 1, 0
-        self._contexts = len(context), len(context), _address(context), _address(context_after)
-        self._number = ctypes.c_long(_NUMBERS[platform.machine()])
-        self._command, self._size = ctypes.c_long(_TEST_RUN), ctypes.c_long(_ATTR_BYTES)
+    def run(size: int) -> tuple[int, int]:
+        _TEST_RUN_ATTR.pack_into(attr, 0, fd, 0, min(size, len(keep[0])), *tail)
+        _bpf(_TEST_RUN, attr)
+        result, size_after = struct.unpack_from("=I4xI", attr, 4)
+        return int(result), int(size_after)
 
-    def run(self, size: int) -> tuple[int, int]:
-        """Run once on the first `size` bytes of the packet; return the program's result and the packet's size afterwards."""
-        _TEST_RUN_ATTR.pack_into(self._attr, 0, self._fd, 0, size, self._room, *self._buffers, *self._contexts)
-        if _patient(self._number, self._command, self._attr, self._size) < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        return _TEST_RUN_ANSWER.unpack_from(self._attr, 4)
+    return run

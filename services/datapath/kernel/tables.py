@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fairlead.address import Address, Prefix
 from services.datapath.failsafe import HOST_ENDPOINT
-from services.datapath.kernel import abi
+from services.datapath.kernel import abi, syscalls
 from services.datapath.kernel.ipcache import AddressTables
 from services.datapath.kernel.maps import Map, open_or_create
 from services.datapath.kernel.migration import Migration, check_schema
@@ -48,8 +48,11 @@ class Tables:
 
     def _open(self, specs: Mapping[str, abi.MapSpec]) -> None:
         for name, spec in specs.items():
+            pin = self._directory / f"{abi.PIN_PREFIX}{name}"
             if name not in self.maps:
-                self.maps[name] = open_or_create(self._directory / f"{abi.PIN_PREFIX}{name}", name, spec)
+                self.maps[name] = open_or_create(pin, name, spec)
+            elif not pin.exists():  # somebody took the name away
+                syscalls.object_pin(self.maps[name].fd, str(pin))
 
     def close(self) -> None:
         """Close descriptors; the pins keep the maps."""

@@ -62,7 +62,7 @@ class Volley:
         self._packet = ctypes.create_string_buffer(_LARGEST)
         self._after = ctypes.create_string_buffer(_LARGEST + 256)
         self._context = ctypes.create_string_buffer(_CONTEXT_BYTES)
-        self._call = syscalls.PreparedTestRun(fd, self._packet, self._after, self._context)
+        self._run = syscalls.prepared_test_run(fd, self._packet, self._after, self._context)
 
     def met_at(self, ifindex: int, ingress_ifindex: int = 0) -> None:
         """Have the packets from now on met on this device, received by that one."""
@@ -73,7 +73,7 @@ class Volley:
         """Return the program's result and the packet afterwards, or None for a frame that test-run itself refuses."""
         ctypes.memmove(self._packet, packet, len(packet))
         try:
-            result, size = self._call.run(len(packet))
+            result, size = self._run(len(packet))
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return None

@@ -13,7 +13,8 @@ from random import Random
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi
-from services.datapath.kernel.linux import Tuning, _jiffies_per_second
+from services.datapath.kernel.linux import Tuning
+from services.datapath.kernel.maps import jiffies_per_second
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
 from services.datapath.kernel.twin.cases import Action, Fate, Met, Origin, Route, Told
 from services.datapath.kernel.twin.flows import End, FlowKey
@@ -104,7 +105,7 @@ class Duel:
         self._programs = {origin: rig.program(name) for origin, name in PROGRAMS.items()}
         self._volleys = {origin: program.volley() for origin, program in self._programs.items()}
         self._counted = self._counters()
-        self._jiffies = _jiffies_per_second()
+        self._jiffies = jiffies_per_second()
         self.score = Score()
 
     def close(self) -> None:

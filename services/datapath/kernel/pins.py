@@ -1,0 +1,116 @@
+"""Finds the maps and programs that are in use through the filters that run them, and gives them back the names that somebody took away.
+
+A pin is only a name. While a program is attached, the kernel keeps it and its maps; a start that made new maps under the missing names
+would write rows that no program reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from services.datapath.kernel import abi, links, objects, overlay, syscalls
+from services.datapath.kernel.netlink import Netlink
+
+N = TypeVar("N")
+_AGAIN = "_again"
+"""Suffix of a pin that is about to take the place of another one."""
+
+
+def places(wire: Netlink, uplinks: Sequence[str]) -> Iterator[tuple[links.Device, str, int]]:
+    """Yield the devices that there are, each with the program that belongs on it and the hook."""
+    shared = dict.fromkeys(uplinks, ("from_network", links.INGRESS))
+    shared[links.HOST_DEVICE] = ("from_host", links.EGRESS)
+    shared |= dict.fromkeys(overlay.standing(wire), ("from_overlay", links.INGRESS))
+    for device in links.all_devices(wire):
+        if links.endpoint_of_interface(device.name) is not None:
+            yield device, "from_pod", links.INGRESS
+        elif device.name in shared:
+            yield device, *shared[device.name]
+
+
+def attached_programs(wire: Netlink, uplinks: Sequence[str]) -> dict[str, int]:
+    """Return the programs that run on this node, by name: of all devices of a kind the first that has one speaks for the others."""
+    found: dict[str, int] = {}
+    for device, program, hook in places(wire, uplinks):
+        if program not in found:
+            standing = links.attached(wire, device.ifindex, hook)
+            if standing is not None:
+                found[program] = standing.program_id
+    return found
+
+
+def used_maps(directory: Path, programs: Sequence[int]) -> dict[str, set[int]]:
+    """Return the maps of these programs by name; those that a move to another shape has put aside are left out."""
+    aside = {int(pin.name.rpartition("_")[2]) for pin in directory.glob(f"{abi.PIN_PREFIX}*_old_*")}
+    found: dict[str, set[int]] = {}
+    for program in programs:
+        with _opened(objects.program_by_id, program) as fd:
+            ids = objects.program_maps(fd) if fd is not None else ()
+        for map_id in {*ids} - aside:
+            with _opened(objects.map_by_id, map_id) as fd:
+                if fd is not None:
+                    found.setdefault(objects.map_name(fd), set()).add(map_id)
+    return found
+
+
+def foreign_pins(wire: Netlink, directory: Path, uplinks: Sequence[str]) -> Iterator[Path]:
+    """Yield the pins that stand for another map than the one that programs use."""
+    used = used_maps(directory, list(attached_programs(wire, uplinks).values()))
+    for name in abi.map_specs(1, 1):
+        pin = directory / f"{abi.PIN_PREFIX}{name}"
+        pinned = pinned_map(pin)
+        if pinned is not None and pinned not in used.get(name, {pinned}):
+            yield pin
+
+
+def restore(wire: Netlink, directory: Path, uplinks: Sequence[str]) -> tuple[str, ...]:
+    """Pin again, by their own names, the programs and maps in use that have lost theirs; return which. A kill leaves nothing half done."""
+    for unfinished in directory.glob(f"{abi.PIN_PREFIX}*{_AGAIN}"):
+        unfinished.unlink(missing_ok=True)
+    programs = attached_programs(wire, uplinks)
+    restored = []
+    for name, number in programs.items():
+        pin = directory / f"{abi.PIN_PREFIX}{name}"
+        with _opened(objects.program_by_id, number) as fd:
+            # whoever attached another one under this name is put right by attaching, not by pinning
+            if fd is not None and not pin.exists() and objects.program_name(fd) == name:
+                syscalls.object_pin(fd, str(pin))
+                restored.append(pin.name)
+    used = used_maps(directory, list(programs.values()))
+    for name in abi.map_specs(1, 1):
+        pin, ids = directory / f"{abi.PIN_PREFIX}{name}", used.get(name)
+        if ids and pinned_map(pin) not in ids:
+            _pin_again(pin, max(ids))
+            restored.append(pin.name)
+    return tuple(restored)
+
+
+def _pin_again(pin: Path, map_id: int) -> None:
+    again = pin.with_name(pin.name + _AGAIN)
+    with _opened(objects.map_by_id, map_id) as fd:
+        if fd is not None:
+            syscalls.object_pin(fd, str(again))
+            again.rename(pin)
+
+
+def pinned_map(pin: Path) -> int | None:
+    """Return the number of the map that is pinned there, or None."""
+    with _opened(syscalls.object_get, str(pin)) as fd:
+        return None if fd is None else syscalls.map_info(fd).map_id
+
+
+@contextmanager
+def _opened(open_object: Callable[[N], int], name: N) -> Iterator[int | None]:
+    """Open something for a moment; None if it is not there any more."""
+    fd = None
+    with suppress(OSError):
+        fd = open_object(name)
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
