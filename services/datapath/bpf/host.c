@@ -43,8 +43,8 @@ int from_network(struct __sk_buff *skb)
 }
 
 /*
- * What the stack sends to other nodes' pods, their routes lead here too. No flow is kept of it: policy has no say in
- * what a node sends, and what comes back is for the stack.
+ * What the stack sends to other nodes' pods, their routes lead here too. No flow is kept of it: what the node itself
+ * sends comes here only while no host policy is in force (but for fragments), and what comes back is for the stack.
  */
 static __always_inline int to_other_nodes(struct __sk_buff *skb)
 {

@@ -25,6 +25,7 @@ int from_overlay(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct verdict v = {.direction = INGRESS};
+	int action;
 
 	if (skb->vlan_present)
 		return drop_quietly(skb, DROP_VLAN, INGRESS);
@@ -41,9 +42,14 @@ int from_overlay(struct __sk_buff *skb)
 		return drop(skb, &p, &v);
 	refine_identity(&p);
 	v.source_identity = p.tunnel_identity;
-	v.endpoint = endpoint_with(&p.destination);
+	v.endpoint = receiver_of(&p, ORIGIN_OVERLAY);
 	if (!v.endpoint)
 		return to_node(skb, &p, &v);
 	v.reason = parse_l4(skb, &p);
-	return v.reason ? drop(skb, &p, &v) : handle(skb, &p, ORIGIN_OVERLAY);
+	/* the node speaks more protocols than pods may: policy judges them without ports */
+	if (v.reason && (v.endpoint != HOST_ENDPOINT || v.reason != DROP_UNKNOWN_L4))
+		return drop(skb, &p, &v);
+	action = handle(skb, &p, ORIGIN_OVERLAY);
+	/* not judged: nobody's, or what the node cannot do without */
+	return action == TC_ACT_OK ? to_node(skb, &p, &v) : action;
 }

@@ -40,7 +40,7 @@ static __always_inline __u32 receiver_of(struct packet *p, int origin)
 {
 	__u32 endpoint = endpoint_with(&p->destination);
 
-	if (endpoint || origin != ORIGIN_NETWORK || !firewall_is_on())
+	if (endpoint || (origin != ORIGIN_NETWORK && origin != ORIGIN_OVERLAY) || !firewall_is_on())
 		return endpoint;
 	return is_own(&p->destination) ? HOST_ENDPOINT : 0;
 }
@@ -98,7 +98,7 @@ static __always_inline void seat_host(const struct __sk_buff *skb, struct packet
 			who->source_endpoint = HOST_ENDPOINT;
 		return;
 	}
-	if (origin == ORIGIN_NETWORK && !who->source_endpoint && is_own(&p->source))
+	if (origin != ORIGIN_POD && !who->source_endpoint && is_own(&p->source))
 		who->source_endpoint = HOST_ENDPOINT;
 	if (who->destination_endpoint)
 		return;

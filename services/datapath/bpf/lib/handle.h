@@ -30,6 +30,8 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 		       (who->source_endpoint == HOST_ENDPOINT || who->far_flags == FLOW_STACK);
 	if (who->source_endpoint && (origin != ORIGIN_HOST || who->source_endpoint != HOST_ENDPOINT))
 		return false;
+	if (origin == ORIGIN_HOST && who->far_flags == FLOW_OVERLAY)
+		return who->source_endpoint == HOST_ENDPOINT && !skb->ingress_ifindex;
 	if (origin == ORIGIN_HOST)
 		return who->far_flags == (FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST));
 	/* a node whose pod has become another says so before the address map does, or after it */
@@ -47,12 +49,13 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int 
 	v->reason = 0;
 	if (origin == ORIGIN_UPLINK || (origin == ORIGIN_NETWORK && who->destination_endpoint == HOST_ENDPOINT))
 		return TC_ACT_OK; /* where it goes already */
-	if (origin == ORIGIN_POD && who->far_flags & FLOW_STACK)
+	if ((origin == ORIGIN_POD && who->far_flags & FLOW_STACK) ||
+	    (origin == ORIGIN_OVERLAY && who->destination_endpoint == HOST_ENDPOINT))
 		action = to_stack(config);
 	else if (who->destination_endpoint)
 		v->reason = to_endpoint(skb, p, who->destination, origin, &action);
 	else if (who->far_flags & FLOW_OVERLAY)
-		v->reason = to_tunnel(skb, p, config, flow, who->source->identity, &action);
+		v->reason = to_tunnel(skb, p, config, flow, who->source->identity, origin, &action);
 	else
 		v->reason = to_network(skb, p, config, flow, &action);
 	if (!v->reason)

@@ -63,6 +63,12 @@ static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p,
 		who->far_flags = who->source_endpoint ? 0 : FLOW_STACK;
 		return 0;
 	}
+	/* a filtered node's own packets to other nodes' pods */
+	if (origin == ORIGIN_HOST && who->source_endpoint == HOST_ENDPOINT && !who->destination_endpoint &&
+	    config->tunnel_ifindex && tunnel_to(&p->destination, p->family)) {
+		who->far_flags = FLOW_OVERLAY;
+		return 0;
+	}
 	if (!who->destination_endpoint || (who->destination_endpoint == HOST_ENDPOINT && is_essential(p)))
 		return NOT_OURS;
 	if (who->source_endpoint && (origin != ORIGIN_HOST || who->source_endpoint != HOST_ENDPOINT))

@@ -62,10 +62,11 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct addre
 	return 0;
 }
 
-/* Send a pod's packet to the node that has its destination. The node is asked for once in 10 ms, as `to_network` does.
+/* Send a packet of a pod, or of a filtered node, to the node that has its destination. The node is asked for once in 10
+ * ms, as `to_network` does.
  */
 static __always_inline int to_tunnel(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
-				     struct flow *flow, __u32 identity, int *action)
+				     struct flow *flow, __u32 identity, int origin, int *action)
 {
 	__u64 now = bpf_jiffies64();
 	struct address node;
@@ -86,7 +87,7 @@ static __always_inline int to_tunnel(struct __sk_buff *skb, const struct packet 
 	}
 	if (too_big(skb, p, config->mtu))
 		return DROP_TOO_BIG;
-	reason = decrement_ttl(skb, p->family);
+	reason = origin == ORIGIN_HOST ? 0 : decrement_ttl(skb, p->family);
 	if (reason)
 		return reason;
 	return encapsulate(skb, &node, config->tunnel_ifindex, identity, action);
