@@ -84,7 +84,8 @@ async def test_a_new_peer_and_new_labels_of_the_node_change_its_row(world: World
     await world.identity(DATABASE, "container:app=db;")
     await world.until(lambda rows: (DATABASE, 22) in ports(rows["host-n1"]))
     await world.kv.commit([], [Delete(NODE_KEY + "n1")])
-    await world.until(lambda rows: "host-n1" not in rows)
+    left = await world.until(lambda rows: "host-n1" not in rows)
+    assert str(DATABASE) in left
 
 
 async def test_a_node_is_selected_by_its_name(world: World) -> None:
