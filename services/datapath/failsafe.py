@@ -36,6 +36,9 @@ class HostEntry:
     ingress_default_deny: int = 0
     """Provenance number, as in EndpointEntry."""
     egress_default_deny: int = 0
+    audit_ingress: bool = False
+    """What the policy of this direction denies passes, and is reported as AUDIT; the next one alike."""
+    audit_egress: bool = False
 
 
 INGRESS, EGRESS = 0, 1
@@ -71,6 +74,11 @@ _FORM = re.compile(r"([a-z]+)/(\d{1,5})(?:-(\d{1,5}))?")
 def failsafe(inbound: Iterable[str], outbound: Iterable[str]) -> frozenset[FailsafePort]:
     """Return the ports that the two options name. Raises InvalidInput."""
     return frozenset((*_ports("failsafe_inbound", INGRESS, inbound), *_ports("failsafe_outbound", EGRESS, outbound)))
+
+
+def tunnel_ports(port: int) -> frozenset[FailsafePort]:
+    """Return what tunnels at this UDP port need: without it all workloads of the node were cut off."""
+    return frozenset(FailsafePort(direction, PROTOCOLS["udp"], port) for direction in (INGRESS, EGRESS))
 
 
 def _ports(option: str, direction: int, texts: Iterable[str]) -> set[FailsafePort]:

@@ -114,10 +114,16 @@ class HostPolicy:
 
 def entry_of_host(want: HostWant, kernel: Kernel) -> HostEntry | None:
     """Return what should stand in the kernel for the node itself. Runs in the kernel thread, as all below does."""
-    if want.policy is None:
+    policy = want.policy
+    if policy is None:
         return None
     return HostEntry(
-        kernel.own_addresses(), want.failsafe, want.policy.ingress_default_deny, want.policy.egress_default_deny
+        addresses=kernel.own_addresses(),
+        failsafe=want.failsafe,
+        ingress_default_deny=policy.ingress_default_deny,
+        egress_default_deny=policy.egress_default_deny,
+        audit_ingress=policy.audit_ingress,
+        audit_egress=policy.audit_egress,
     )
 
 

@@ -31,7 +31,7 @@ from services.datapath.breakglass import BreakGlassLog
 from services.datapath.capabilities import Capabilities
 from services.datapath.endpoints import EndpointOperations
 from services.datapath.explain import Circumstances, explain
-from services.datapath.failsafe import HOST_ENDPOINT, failsafe
+from services.datapath.failsafe import HOST_ENDPOINT, failsafe, tunnel_ports
 from services.datapath.flows import FlowRecorder
 from services.datapath.following import Mirrors
 from services.datapath.health import Report, conditions
@@ -79,6 +79,8 @@ class Datapath:
         self._started = asyncio.Event()
         self.kernel_error = "starting"
         ports = failsafe(settings.failsafe_inbound, settings.failsafe_outbound)
+        if overlay is not None:
+            ports |= tunnel_ports(overlay.udp_port)
         self.node = Node(self.name, addresses, store, clock, overlay, ports)
         self.node.registration.labels = settings.node_labels
         self.mirrors = Mirrors(bus, store, clock, self.node)

@@ -12,7 +12,7 @@ from services.datapath.kernel import links
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
 from services.datapath.operations import DropReason as Drop
-from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.operations import EventKind, PolicyKey, PolicyValue
 from tests.kernel.packets import ACK, SYN, TCP, Transport, echo, frame, icmp, solicitation, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, FAR, NODE, Rig, pod_address
 
@@ -160,6 +160,22 @@ def test_failsafe_ports_pass_whatever_the_policy_says(closed: Rig, wires: Wires,
     assert wires.leaves(tcp(40000, 22, SYN), family) == SHOT
     assert wires.pod_sends(tcp(50000, 22, SYN), family) == REDIRECT
     assert wires.pod_sends(tcp(50000, 23, SYN), family) == SHOT
+
+
+@families
+def test_what_is_only_audited_passes_and_is_told(closed: Rig, wires: Wires, family: int) -> None:
+    own = closed.kernel.own_addresses()
+    closed.kernel.put_host(HostEntry(own, frozenset(), 50, 51, audit_ingress=True))
+    assert closed.kernel.host() == HostEntry(own, frozenset(), 50, 51, audit_ingress=True)
+    assert wires.arrives(tcp(1000, 5432, SYN), family) == OK
+    [event] = closed.take_events()
+    assert (event.kind, event.reason, event.endpoint, event.provenance) == (
+        EventKind.AUDIT,
+        Drop.POLICY,
+        HOST_ENDPOINT,
+        50,
+    )
+    assert wires.leaves(tcp(40000, 5432, SYN), family) == SHOT
 
 
 @families

@@ -274,7 +274,7 @@ class FakeKernel(FakeRoutes):
     def _local(self, address: Address) -> EndpointEntry | None:
         host = self.world.host
         if host is not None and address in host.addresses:
-            silent = host.ingress_default_deny, host.egress_default_deny
+            silent = host.ingress_default_deny, host.egress_default_deny, host.audit_ingress, host.audit_egress
             return EndpointEntry(HOST_ENDPOINT, 0, HOST, b"", b"", host.addresses, False, *silent)
         return next((entry for entry in self.world.entries.values() if address in entry.addresses), None)
 

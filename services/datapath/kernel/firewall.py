@@ -41,6 +41,8 @@ class Firewall:
             failsafe=frozenset(abi.unpack_failsafe(key) for key in self._tables.maps["failsafe"].items()),
             ingress_default_deny=state.ingress_default_deny,
             egress_default_deny=state.egress_default_deny,
+            audit_ingress=bool(state.flags & abi.ENDPOINT_AUDIT_INGRESS),
+            audit_egress=bool(state.flags & abi.ENDPOINT_AUDIT_EGRESS),
         )
 
     def put(self, entry: HostEntry) -> None:
@@ -77,6 +79,8 @@ def _endpoint(entry: HostEntry) -> EndpointEntry:
         held=False,
         ingress_default_deny=entry.ingress_default_deny,
         egress_default_deny=entry.egress_default_deny,
+        audit_ingress=entry.audit_ingress,
+        audit_egress=entry.audit_egress,
     )
 
 
