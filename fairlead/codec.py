@@ -30,7 +30,7 @@ def _encode_hook(value: object) -> object:
 
 
 def _decode_hook(kind: type, value: object) -> object:
-    if kind in (Address, Prefix):
+    if kind is Prefix or kind is Address:
         if not isinstance(value, str):
             raise TypeError(f"expected text, got {type(value).__name__}")
         try:

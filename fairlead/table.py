@@ -71,18 +71,20 @@ class Table(Generic[K, V]):
 
     def get(self, key: K) -> TableRow[K, V] | None:
         """Return the row, doomed ones too, or None."""
-        doomed = key in self._doomed
-        if not doomed and key not in self._desired:
-            return None
-        value = self._doomed[key] if doomed else self._desired[key]
+        return self._row(key) if key in self._desired or key in self._doomed else None
+
+    def _row(self, key: K) -> TableRow[K, V]:
         revision = self._open.get(key)
         if revision is None:
-            return TableRow(key, value, 0, DONE)
-        return TableRow(key, value, revision, self._failed.get(key, PENDING), doomed)
+            return TableRow(key, self._desired[key], 0, DONE)
+        status = self._failed.get(key, PENDING)
+        if key in self._doomed:
+            return TableRow(key, self._doomed[key], revision, status, doomed=True)
+        return TableRow(key, self._desired[key], revision, status)
 
     def __iter__(self) -> Iterator[TableRow[K, V]]:
         """Iterate over all rows, doomed ones too."""
-        return iter([row for key in (*self._desired, *self._doomed) if (row := self.get(key)) is not None])
+        return iter([self._row(key) for key in (*self._desired, *self._doomed)])
 
     def __len__(self) -> int:
         return len(self._desired) + len(self._doomed)
@@ -126,7 +128,7 @@ class Table(Generic[K, V]):
         """Return the rows to work on now, at most so many: pending ones, and failed ones whose time has come; doomed ones first."""
         ordered = chain(self._doomed, (key for key in self._open if key not in self._doomed))
         ripe = (key for key in ordered if key not in self._failed or self._failed[key].retry_at_s <= now_s)
-        return [row for key in islice(ripe, most) if (row := self.get(key)) is not None]
+        return [self._row(key) for key in islice(ripe, most)]
 
     def next_due_s(self) -> float | None:
         """Return when the first failed row may be tried again; None without failed rows."""
@@ -150,10 +152,10 @@ class Table(Generic[K, V]):
 
     def _reopen(self, keys: Collection[K]) -> None:
         self._revision += 1
-        for key in keys:
-            self._failed.pop(key, None)
-            self._open.pop(key, None)  # a newer wish is the last in the row
-            self._open[key] = self._revision
+        for known in (self._failed, self._open):
+            for key in known.keys() & keys:
+                del known[key]
+        self._open.update(dict.fromkeys(keys, self._revision))  # the newest wish is the last in the row
         if keys:
             self._tell()
 

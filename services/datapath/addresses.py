@@ -6,19 +6,21 @@ again, or until a person lets them go (by making the file `release-held` in the 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from fairlead import telemetry
-from fairlead.address import Address, Prefix
+from fairlead.address import Prefix
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.table import Table
-from services.datapath.directory import AddressBook, Ages, Owner, Rank, Source
+from services.datapath.directory import AddressBook, Rank, Source
 from services.datapath.operations import Kernel
 from services.datapath.plan import too_many
+from services.datapath.store import Store
 from services.datapath.worker import KernelThread
 
 _PART = 8192
@@ -36,9 +38,11 @@ class Mapped:
 class Addresses:
     """Every address that this node knows."""
 
-    def __init__(self, clock: Clock, ages: Callable[[], Ages]) -> None:
+    def __init__(self, clock: Clock, store: Store) -> None:
         self._clock = clock
-        self._load_ages = ages
+        self._store = store
+        self._kept_version = 0
+        """The version of the book whose ages are on disk."""
         self.book = AddressBook()
         self.table: Table[Prefix, Mapped] = Table("addresses")
         self.held: set[Prefix] = set()
@@ -76,13 +80,14 @@ class Addresses:
     def initialise(self) -> None:
         """Hear that every source has been heard."""
         if not self.table.initialised:
-            self.book.recall(self._load_ages())
+            self.book.recall(self._store.ages())
             self.table.initialise()
 
-    def find(self, address: Address) -> tuple[Prefix, Owner] | None:
-        """Return who the address belongs to, if somebody claims exactly it."""
-        owner = self.book.owner(address.prefix)
-        return (address.prefix, owner) if owner else None
+    async def keep_ages(self) -> None:
+        """Keep on disk since when identities are known, if that has changed."""
+        if self._kept_version != self.book.version:
+            self._kept_version = self.book.version
+            await asyncio.to_thread(self._store.save_ages, self.book.since())
 
 
 async def unlike(kernel: Kernel, thread: KernelThread, rows: Mapping[Prefix, Mapped]) -> dict[Prefix, int | None]:

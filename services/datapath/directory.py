@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
@@ -26,7 +26,7 @@ from fairlead.schema.policy import CidrRows
 from services.datapath.model import EndpointRecord
 
 _CIDR = "cidr"
-Ages = dict[tuple[int, datetime], list[Prefix]]
+Ages = Mapping[tuple[int, datetime], Iterable[Prefix]]
 """Prefixes by their identity and since when it is known."""
 
 
@@ -199,7 +199,7 @@ class AddressBook:
 
     def since(self) -> Ages:
         """Return since when identities are known, to be kept over a restart."""
-        ages: Ages = defaultdict(list)
+        ages: dict[tuple[int, datetime], list[Prefix]] = defaultdict(list)
         for prefix, known in self._known.items():
             ages[known.owner.identity, known.since].append(prefix)
         return ages
@@ -217,6 +217,8 @@ class AddressBook:
     def _winner(self, prefix: Prefix, key: str, *, claims: bool) -> Source | None:
         """Return the source whose word counts, now that the source `key` claims the prefix or does not."""
         known, rivals = self._known.get(prefix), self._rivals.get(prefix)
+        if rivals is None and (known is None or known.source == key):
+            return self._sources[key] if claims else None
         claimants = set(rivals or ({known.source} if known else ()))
         claimants.discard(key)
         claimants.update({key} if claims else ())

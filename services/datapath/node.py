@@ -58,7 +58,7 @@ class Node:
         self.policies = Policies(self.origins.number)
         self.host = HostPolicy(name, self.origins.number, failsafe)
         self.registration = Registration(name, addresses)
-        self.addresses = Addresses(clock, store.ages)
+        self.addresses = Addresses(clock, store)
         self.tunnels = Tunnels(overlay)
         self.prefixes: Table[str, tuple[Prefix, ...]] = Table("prefixes")
         self.endpoints = Endpoints(name, store, self, clock)

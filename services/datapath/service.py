@@ -98,8 +98,6 @@ class Datapath:
         self.node.on_hosted = self.mirrors.host
         self.node.on_realised = self._realised_may_differ
         self._telling = False
-        self._ages_saved = 0
-        """The version of the address book whose ages are on disk."""
         self._adopted: set[int] = set()
         """Endpoints that an earlier process left."""
         tools = Tools(kernel, self.thread, bus, clock)
@@ -169,14 +167,7 @@ class Datapath:
             await self._clock.sleep(self._settings.reconcile_s)
             await self._endpoint_operations.patrol()
             await self._verification.repair_plumbing()
-            await self._save_ages()
-
-    async def _save_ages(self) -> None:
-        """Keep since when identities are known, if that has changed."""
-        book = self.node.addresses.book
-        if self._ages_saved != book.version:
-            self._ages_saved = book.version
-            await asyncio.to_thread(self._store.save_ages, book.since())
+            await self.node.addresses.keep_ages()
 
     async def _watch(self) -> None:
         """State how things are, and do what a person or the mirrors' completeness makes possible."""

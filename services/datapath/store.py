@@ -1,13 +1,13 @@
 """What survives a restart of the datapath service, as files under its state folder.
 
     endpoints/<number>     what was asked for; on disk before the caller hears of it
-    ledger/<number>        what was ordered of the endpoint's policy map
+    ledgers                what was ordered of each policy map
     breakglass/<number>    foreign entries that were found, newest twenty; those not published yet among them
     origins                provenance texts, one per line; the line is the number
     known-since            since when the identity of each address is known
     <bucket>.cache         what the bus said last
 
-Files are replaced whole by renaming. The ledger need not reach the disk itself: it describes maps that a power failure clears too.
+Files are replaced whole by renaming; `ledgers` and `origins` grow at their ends.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +29,7 @@ from fairlead.address import Prefix
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.datapath import BreakGlass
 from services.datapath.directory import Ages
-from services.datapath.ledger import Entries, Ledger, Packed, pack_ledger, unpack_ledger
+from services.datapath.ledger import Journal, Ledger
 from services.datapath.model import EndpointRecord
 
 T = TypeVar("T")
@@ -56,11 +57,11 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._packed = Packed()
         self.unreadable: list[str] = []
         """Files that were set aside because they made no sense."""
-        for name in ("endpoints", "ledger", "breakglass"):
+        for name in ("endpoints", "breakglass"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(folder / "ledgers")
 
     def cache(self, bucket: str) -> Path:
         """Return where the mirror of a bucket keeps its copy."""
@@ -84,17 +85,15 @@ class Store:
 
     def ledgers(self) -> dict[int, Ledger]:
         """Return what was ordered of each policy map."""
-        shared: dict[bytes, Entries] = {}
-        return dict(self._read_all("ledger", lambda data: unpack_ledger(data, shared)))
+        return self._journal.ledgers()
 
     def save_ledger(self, endpoint: int, ledger: Ledger) -> None:
         """Keep what was ordered."""
-        data = pack_ledger(endpoint, ledger, self._packed)
-        _replace(self._folder / "ledger" / f"{endpoint:05d}", data, durable=False)
+        self._journal.save(endpoint, ledger)
 
     def drop_ledger(self, endpoint: int) -> None:
         """Forget what was ordered."""
-        (self._folder / "ledger" / f"{endpoint:05d}").unlink(missing_ok=True)
+        self._journal.drop(endpoint)
 
     def findings(self) -> list[Finding]:
         """Return the foreign entries found so far, oldest first."""
@@ -118,7 +117,7 @@ class Store:
         except FairleadError as error:
             _LOG.warning("%s cannot be read: %s", path, error)
             return {}
-        return {(row.identity, row.since): list(map(Prefix.trusted, row.prefixes.split())) for row in rows}
+        return {(row.identity, row.since): _prefixes(row.prefixes) for row in rows}
 
     def save_ages(self, ages: Ages) -> None:
         """Keep the ages."""
@@ -182,6 +181,11 @@ class Origins:
     def texts(self, number: int) -> tuple[str, ...]:
         """Return what the number stands for; empty when it stands for nothing."""
         return self._texts[number] if 0 <= number < len(self._texts) else ()
+
+
+def _prefixes(text: str) -> Iterator[Prefix]:
+    """Yield the prefixes in the text one by one: there are hundreds of thousands."""
+    return (Prefix.trusted(match.group()) for match in re.finditer(r"\S+", text))
 
 
 def _texts(line: str) -> tuple[str, ...]:

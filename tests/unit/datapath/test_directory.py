@@ -109,7 +109,7 @@ def test_ages_count_from_the_first_time_an_identity_was_known() -> None:
     assert book.age_s(P, later) == 0
     again = AddressBook()
     again.put(group_source("a", _group("a", 3, a10_0_0_2=301, a10_0_0_3=302)), later + timedelta(seconds=5))
-    again.recall(book.since() | {(300, NOW): [Prefix("10.0.0.3")]})
+    again.recall({**book.since(), (300, NOW): [Prefix("10.0.0.3")]})
     assert again.age_s(P, later + timedelta(seconds=5)) == 5
     assert again.age_s(Prefix("10.0.0.3"), later + timedelta(seconds=5)) == 0
 

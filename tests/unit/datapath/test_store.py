@@ -50,11 +50,11 @@ def test_a_file_that_makes_no_sense_is_set_aside_and_the_others_serve(tmp_path: 
     store = Store(tmp_path)
     store.save_endpoint(RECORD)
     (tmp_path / "endpoints" / "00008").write_bytes(garbage)
-    (tmp_path / "ledger" / "00008").write_bytes(garbage)
+    (tmp_path / "ledgers").write_bytes(garbage)
     again = Store(tmp_path)
     assert again.endpoints() == [RECORD]
     assert again.ledgers() == {}
-    assert sorted(again.unreadable) == ["endpoints/00008", "ledger/00008"]
+    assert sorted(again.unreadable) == ["endpoints/00008"]
     assert (tmp_path / "endpoints" / "00008.unreadable").read_bytes() == garbage
 
 
@@ -72,12 +72,35 @@ def test_ledgers_come_back_as_they_were(
     assert again[7].policy.trace == "00-aa-bb-01"
 
 
-def test_a_ledger_cut_short_is_set_aside(tmp_path: Path) -> None:
+def _ledger(revision: int, count: int = 1) -> Ledger:
+    entries = {PolicyKey(number, 80, 6, 0): PolicyValue(provenance=revision) for number in range(count)}
+    return Ledger(PolicyMap(300, revision, entries))
+
+
+def test_of_a_record_cut_short_the_one_before_counts_and_the_next_is_read(tmp_path: Path) -> None:
+    path, store = tmp_path / "ledgers", Store(tmp_path)
+    store.save_ledger(7, _ledger(1))
+    whole = path.read_bytes()
+    store.save_ledger(7, _ledger(2))
+    longer = path.read_bytes()
+    for size in range(len(whole), len(longer)):
+        path.write_bytes(longer[:size])
+        again = Store(tmp_path)
+        assert again.ledgers() == {7: _ledger(1)}, size
+        again.save_ledger(8, _ledger(3))
+        assert Store(tmp_path).ledgers() == {7: _ledger(1), 8: _ledger(3)}, size
+
+
+def test_the_ledgers_stay_small_and_whole_however_often_they_change(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.save_ledger(7, Ledger(PolicyMap(300, 9, {PolicyKey(0, 0, 0, 0): PolicyValue()})))
-    path = tmp_path / "ledger" / "00007"
-    path.write_bytes(path.read_bytes()[:-3])
-    assert Store(tmp_path).ledgers() == {}
+    for revision in range(40):
+        shared = _ledger(revision, 16_384)
+        for endpoint in (1, 2, 3):
+            store.save_ledger(endpoint, shared)
+    store.drop_ledger(2)
+    store.drop_ledger(9)
+    assert (tmp_path / "ledgers").stat().st_size < 12 << 20
+    assert Store(tmp_path).ledgers() == {1: shared, 3: shared}
 
 
 def test_origins_keep_their_numbers_over_a_restart_and_a_torn_line(tmp_path: Path) -> None:
@@ -113,7 +136,7 @@ def test_ages_come_back(tmp_path: Path) -> None:
     fleet = [Prefix.trusted(f"fd00:1111:2222:3333:4444:5555:{n >> 8:x}:{n & 255:x}/128") for n in range(100_000)]
     ages = {(300, NOW): [Prefix("10.0.0.2")], (1 << 24, NOW): [Prefix("fd00::/64")], (301, NOW): fleet}
     Store(tmp_path).save_ages(ages)
-    assert Store(tmp_path).ages() == ages
+    assert {key: list(prefixes) for key, prefixes in Store(tmp_path).ages().items()} == ages
     (tmp_path / "known-since").write_bytes(b"\xc1")
     assert Store(tmp_path).ages() == {}
 

@@ -14,6 +14,7 @@ from fairlead.schema.datapath import EndpointState
 from fairlead.schema.flow import FlowQuery
 from fairlead.schema.identity import NODES, NodeRow
 from services.datapath.operations import DropReason, PolicyKey, PolicyValue
+from services.datapath.store import Store
 from tests.unit.datapath.world import Control, TestNode, entry, until
 
 TCP = 6
@@ -154,7 +155,7 @@ async def test_detach_removes_everything_and_tells_identity(node: TestNode, cont
     hub.up = True
     await until(lambda: control.withdrawn, within_s=20)
     await until(lambda: not list((node.folder / "endpoints").iterdir()))
-    assert not list((node.folder / "ledger").iterdir())
+    assert Store(node.folder).ledgers() == {}
 
 
 async def test_relabelling_keeps_the_old_identity_until_the_new_one_is_known(
