@@ -55,26 +55,29 @@ _GLOBAL: tuple[tuple[tuple[str, ...], dict[str, Any], str, Any], ...] = (
 """Names, what argparse is told, the environment variable, the default."""
 
 
-def global_options(*, defaults: bool) -> argparse.ArgumentParser:
+def global_options(*, defaults: bool, outputs: tuple[str, ...] = ()) -> argparse.ArgumentParser:
     """Return the options that stand before or after the command; only the first place sets defaults."""
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("global options")
     for names, told, variable, value in _GLOBAL:
         default = os.environ.get(variable, value) if defaults else argparse.SUPPRESS
         shown = f"{told['help']} ({variable})" if variable else told["help"]
-        group.add_argument(*names, **{**told, "help": shown, "default": default})
+        more = {"choices": outputs, "help": ", ".join(outputs)} if outputs and "--output" in names else {"help": shown}
+        group.add_argument(*names, **{**told, **more, "default": default})
     return shared
 
 
-def add(subcommands: Subcommands, name: str, run: Run | None, summary: str, example: str) -> argparse.ArgumentParser:
-    """Declare a command (or, without `run`, a group of them), and return its parser for more arguments."""
+def add(
+    subcommands: Subcommands, name: str, run: Run | None, summary: str, example: str, outputs: tuple[str, ...] = ()
+) -> argparse.ArgumentParser:
+    """Declare a command (or, without `run`, a group of them), and return its parser for more arguments; `outputs`: other forms of -o."""
     parser: argparse.ArgumentParser = subcommands.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[global_options(defaults=False)],
+        parents=[global_options(defaults=False, outputs=outputs)],
     )
     if run:
         parser.set_defaults(run=run, bus=True)

@@ -3,45 +3,64 @@
 from __future__ import annotations
 
 import argparse
-import heapq
+from collections import Counter
+from operator import attrgetter
 
-from clients.cli import command, output
+import msgspec
+
+from clients.cli import command, flow_filters, flow_text, output
+from clients.cli.flow_text import end
 from clients.cli.output import Answer
 from clients.cli.session import Session
 from fairlead.schema.base import NodeName
-from fairlead.schema.flow import FLOW_SEEN, FLOWS, Flow, FlowEnd, FlowQuery, Verdict
+from fairlead.schema.flow import FLOW_SEEN, FLOWS, Flow, FlowFilter, FlowQuery, FlowType
 
+__all__ = ["WHOLE", "end", "recorded", "register"]
 _A_DAY_S = 86400.0
+WHOLE = (FlowFilter(event_type=(FlowType.CLOSED, FlowType.LASTING)),)
+"""What is told of whole flows: of no use to whoever asks why a packet passes."""
 
 
-async def recorded(session: Session, query: FlowQuery) -> tuple[list[Flow], int]:
-    """Return the newest flows of all nodes asked, oldest first, and how many events the nodes have lost."""
+async def recorded(session: Session, query: FlowQuery) -> tuple[list[Flow], Counter[str]]:
+    """Return the flows that are meant of all nodes asked, oldest first, and the events that the nodes have lost, by stage."""
     found = await session.each(FLOWS, query)
-    flows = [flow for row in found.values() for flow in row.flows]
-    return heapq.nlargest(query.last, flows, key=lambda flow: flow.time)[::-1], sum(row.lost for row in found.values())
+    flows = sorted((flow for row in found.values() for flow in row.flows), key=attrgetter("time"))
+    lost: Counter[str] = Counter()
+    for row in found.values():
+        lost.update(row.lost_by_stage or {"any stage": row.lost})
+    return flows[: query.first] if query.first else flows[-query.last :], lost
 
 
 async def run(session: Session) -> Answer:
     """Print recorded flows; with -f, go on with new ones until interrupted."""
     options = session.options
+    flow_filters.check(options)
+    query = flow_filters.query(options, session.clock.now())
     if options.follow:
-        await follow(session)  # begins before the recorded ones are read: nothing falls between
-    flows, lost = await recorded(session, FlowQuery(last=options.last, verdict=options.verdict))
-    warnings = (f"{lost} events were lost by the nodes since they started",) if lost else ()
+        await follow(session, query)  # begins before the recorded ones are read: nothing falls between
+    flows, lost = await recorded(session, query)
+    told = ", ".join(f"{stage} {count}" for stage, count in sorted(lost.items()) if count)
+    warnings = (f"events lost by the nodes since they started: {told}",) if told else ()
     if not options.follow:
-        return Answer(flows, output.table(_TITLES, map(_row, flows)), session.status, warnings)
+        return Answer(flows, _text(flows, options.output), session.status, warnings)
     for flow in flows:
         show(flow, options.output)
     while True:
         await session.clock.sleep(_A_DAY_S)
 
 
-async def follow(session: Session) -> None:
-    """Print every flow from now on."""
-    wanted = session.options.verdict
+def _text(flows: list[Flow], form: str) -> str:
+    if form == "table":
+        return output.table(flow_text.TITLES, map(flow_text.row, flows))
+    return "\n".join(flow_text.line(flow, form) for flow in flows)
+
+
+async def follow(session: Session, query: FlowQuery) -> None:
+    """Print every flow that is meant from now on."""
+    wanted = msgspec.structs.replace(query, since=None)
 
     async def take(flow: Flow) -> None:
-        if not wanted or flow.verdict == wanted:
+        if wanted.matches(flow):
             show(flow, session.options.output)
 
     node = NodeName(session.options.node) if session.options.node else None
@@ -49,47 +68,26 @@ async def follow(session: Session) -> None:
 
 
 def show(flow: Flow, form: str) -> None:
-    """Print one flow on one line."""
-    cells = "  ".join(output.plain(str(cell)) for cell in _row(flow))
-    print(output.as_json(flow, line=True) if form == "json" else cells, flush=True)
-
-
-_TITLES = ("TIME", "NODE", "VERDICT", "DIRECTION", "PROTO", "SOURCE", "DESTINATION", "REASON", "UUID")
-
-
-def _row(flow: Flow) -> tuple[object, ...]:
-    return (
-        flow.time.astimezone().strftime("%H:%M:%S.%f")[:-3],
-        flow.node_name,
-        flow.verdict,
-        flow.traffic_direction,
-        flow.protocol,
-        end(flow.source),
-        end(flow.destination),
-        flow.drop_reason_desc,
-        flow.uuid,
-    )
-
-
-def end(one: FlowEnd) -> str:
-    """Return one end of a flow: address and port, then who that is."""
-    place = f"[{one.address}]:{one.port}" if one.port and ":" in one.address else f"{one.address}:{one.port}"
-    who = one.name or output.labels(one.labels) or f"identity {one.identity}"
-    return f"{place if one.port else one.address} ({who})"
+    """Print one flow."""
+    print(flow_text.line(flow, form), flush=True)
 
 
 def register(commands: command.Subcommands) -> None:
     """Declare `flows`."""
-    parser = command.add(commands, "flows", run, "show new flows and drops", "fairlead flows -f --verdict DROPPED")
+    example = "fairlead flows -f --verdict DROPPED --to-port 6379 --not --from-label app=probe"
+    summary = "show new flows, drops, audits and ends"
+    parser = command.add(commands, "flows", run, summary, example, outputs=flow_text.FORMS)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
-    parser.add_argument(
-        "--last", type=_count, default=20, metavar="N", help="newest N recorded (%(default)s, at most 4096)"
-    )
-    parser.add_argument("--verdict", choices=[str(one) for one in Verdict], default="", help="only these")
+    parser.add_argument("--last", type=_count, metavar="N", help="newest N recorded (20, at most 4096)")
+    parser.add_argument("--first", type=_count, metavar="N", help="oldest N recorded")
+    parser.add_argument("--all", action="store_true", help="all that is recorded")
+    parser.add_argument("--since", metavar="TIME", help="for instance 5m (ago), or 2026-01-02T03:04:05Z")
+    parser.add_argument("--until", metavar="TIME", help="the same")
+    flow_filters.declare(parser)
     command.node_option(parser)
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 4096:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 to 4096")
+    if not text.isdigit() or not 1 <= int(text) <= flow_filters.MOST:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 to {flow_filters.MOST}")
     return int(text)

@@ -112,7 +112,7 @@ async def _workloads(session: Session) -> list[dict[str, Any]]:
 
 async def _flows(session: Session) -> list[Any]:
     since = session.clock.now() - timedelta(minutes=session.options.minutes)
-    flows, _ = await flow.recorded(session, FlowQuery(last=_MOST_FLOWS, verdict=""))
+    flows, _ = await flow.recorded(session, FlowQuery(last=_MOST_FLOWS, never=flow.WHOLE))
     return [codec.to_builtins(one) for one in flows if one.time >= since]
 
 

@@ -84,7 +84,7 @@ async def _by_uuid(session: Session, uuid: str) -> Flow:
 async def _between(session: Session, source: Wanted, destination: Wanted) -> Flow:
     # asked for by themselves, so that many forwarded flows cannot crowd out the drop
     dropped, _ = await flow.recorded(session, FlowQuery(last=_SEARCHED, verdict=Verdict.DROPPED))
-    passed, _ = await flow.recorded(session, FlowQuery(last=_SEARCHED))
+    passed, _ = await flow.recorded(session, FlowQuery(last=_SEARCHED, never=flow.WHOLE))
     found = newest([*dropped, *passed], source, destination)
     if found is None:
         hint = "send a packet and ask again; established connections are not reported anew"

@@ -221,7 +221,7 @@ class FlowQuery(Message, frozen=True, kw_only=True):
     def matches(self, flow: Flow) -> bool:
         """Tell whether the flow is meant, however many are wanted."""
         return (
-            (not self.verdict or flow.verdict == self.verdict)
+            (not self.verdict or flow.verdict == self.verdict.upper())
             and (not self.uuid or flow.uuid.startswith(self.uuid))
             and (self.since is None or flow.time >= self.since)
             and (self.until is None or flow.time <= self.until)

@@ -82,7 +82,6 @@ class Circumstances:
     destination: End
     subject: Subject
     origins: tuple[str, ...] = ()
-    lost_before: int = 0
     lost_by_stage: Mapping[str, int] = field(default_factory=dict)
     interface: str = ""
 
@@ -111,7 +110,7 @@ def explain(event: Event, around: Circumstances) -> Flow:
         allowed_by=() if denied or whole else around.origins,
         explanation=_whole(event) if whole else _why_dropped(event, around) if denied else _why_passed(event, around),
         policy_revision=around.subject.revision,
-        lost_before=around.lost_before,
+        lost_before=sum(around.lost_by_stage.values()),
         lost_by_stage=dict(around.lost_by_stage),
         event_type=_TYPES[event.kind],
         is_reply=event.is_reply,

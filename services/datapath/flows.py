@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from random import Random
 
 from fairlead.bus import Bus
@@ -19,15 +18,15 @@ from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.schema.base import NodeName
 from fairlead.schema.flow import FLOW_SEEN, Flow, FlowList, FlowQuery
-from services.datapath.operations import Event, Kernel
+from services.datapath.operations import Event, EventsLost, Kernel
 
 _LOG = logging.getLogger("datapath.flows")
 _KEPT = 4096
 _POLL_S = 0.2
 _UNSENT = 1024
 
-Explain = Callable[[Event, str, int], Flow]
-"""Turns an event, its uuid and the number of events lost before it into a flow."""
+Explain = Callable[[Event, str, dict[str, int]], Flow]
+"""Turns an event, its uuid and the events lost before it, by stage, into a flow."""
 
 
 class Budget:
@@ -49,18 +48,39 @@ class Budget:
         return granted
 
 
-@dataclass
+UNRECORDED = ("ration", "ring_buffer", "unknown", "recorder")
+"""Stages at which an event is lost to this node; what is lost at `messages` and `bus` was recorded."""
+
+
 class Losses:
     """How many events each stage has lost since the process began."""
 
-    ring: int = 0
-    records: int = 0
-    messages: int = 0
+    def __init__(self) -> None:
+        self.by_stage: Counter[str] = Counter()
+        self._kernel: EventsLost | None = None
+        self._told: Counter[str] = Counter()
+
+    def hear_kernel(self, lost: EventsLost) -> None:
+        """Count what the kernel lost in this process's time."""
+        before = lost if self._kernel is None else self._kernel
+        self._kernel = lost
+        for stage, now in lost._asdict().items():
+            self.by_stage[stage] += max(0, now - int(getattr(before, stage)))
 
     @property
     def unrecorded(self) -> int:
         """Return how many events this node cannot tell of."""
-        return self.ring + self.records
+        return sum(self.by_stage[stage] for stage in UNRECORDED)
+
+    def since_told(self) -> dict[str, int]:
+        """Return what was lost to this node since this was asked last, by stage."""
+        unrecorded = Counter({stage: self.by_stage[stage] for stage in UNRECORDED})
+        new, self._told = unrecorded - self._told, unrecorded
+        return dict(new)
+
+    def shown(self) -> dict[str, int]:
+        """Return all losses that there are."""
+        return {stage: count for stage, count in self.by_stage.items() if count}
 
 
 class FlowRecorder:
@@ -76,8 +96,6 @@ class FlowRecorder:
         self._flows: deque[Flow] = deque(maxlen=_KEPT)
         self._unsent: deque[Flow] = deque()
         self._more = asyncio.Event()
-        self._told = 0
-        self._ring_before: int | None = None
         self.losses = Losses()
 
     async def read(self) -> None:
@@ -86,28 +104,21 @@ class FlowRecorder:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="events") as executor:
             while True:
                 events = await loop.run_in_executor(executor, self._kernel.events, _POLL_S)
-                self._count_ring(await loop.run_in_executor(executor, self._kernel.events_lost))
+                self.losses.hear_kernel(await loop.run_in_executor(executor, self._kernel.events_lost))
                 self.record(events)
-
-    def _count_ring(self, lost: int) -> None:
-        """Count what the ring lost in this process's time."""
-        before = lost if self._ring_before is None else self._ring_before
-        self._ring_before = lost
-        self.losses.ring += max(0, lost - before)
 
     def record(self, events: Sequence[Event]) -> None:
         """Explain and keep these events, as many as the budget allows; of a burst the later ones are lost."""
         granted = self._records.take(len(events))
-        self.losses.records += len(events) - granted
+        self.losses.by_stage["recorder"] += len(events) - granted
         for event in events[:granted]:
-            flow = self._explain(event, self._uuid(), self.losses.unrecorded - self._told)
-            self._told = self.losses.unrecorded
+            flow = self._explain(event, self._uuid(), self.losses.since_told())
             self._flows.append(flow)
             self._queue(flow)
 
     def _queue(self, flow: Flow) -> None:
         if len(self._unsent) >= _UNSENT or not self._messages.take(1):
-            self.losses.messages += 1
+            self.losses.by_stage["messages"] += 1
             return
         self._unsent.append(flow)
         self._more.set()
@@ -123,15 +134,12 @@ class FlowRecorder:
                 try:
                     await bus.publish(FLOW_SEEN, self._unsent.popleft(), node=node)
                 except FairleadError:
-                    self.losses.messages += 1
+                    self.losses.by_stage["bus"] += 1
             await self._more.wait()
 
     def query(self, node: NodeName, ask: FlowQuery) -> FlowList:
-        """Return the recorded flows that are asked for, oldest first."""
-        wanted = ask.verdict.upper()
-        found = [
-            flow
-            for flow in self._flows
-            if (not wanted or flow.verdict == wanted) and (not ask.uuid or flow.uuid.startswith(ask.uuid))
-        ]
-        return FlowList(node=node, flows=tuple(found[-ask.last :]), lost=self.losses.unrecorded)
+        """Return the recorded flows that are asked for, oldest first, and what was lost."""
+        found = [flow for flow in self._flows if ask.matches(flow)]
+        chosen = found[: ask.first] if ask.first else found[-ask.last :]
+        losses = self.losses
+        return FlowList(node=node, flows=tuple(chosen), lost=losses.unrecorded, lost_by_stage=losses.shown())

@@ -216,6 +216,17 @@ class Feature:
     """What is used where it is missing; empty: without it the datapath does not start."""
 
 
+class EventsLost(NamedTuple):
+    """Reports that did not come."""
+
+    ration: int = 0
+    """There were more than a second's ration."""
+    ring_buffer: int = 0
+    """It was full."""
+    unknown: int = 0
+    """Another version of the programs wrote them."""
+
+
 @dataclass(frozen=True)
 class KernelReport:
     """What `start` found and did, for the log and `fairlead status`."""
@@ -303,8 +314,8 @@ class Kernel(Protocol):
     def events(self, timeout_s: float) -> list[Event]:
         """Wait up to `timeout_s` for reports, and return those that came. The one call that comes from a second thread."""
 
-    def events_lost(self) -> int:
-        """Return how many reports the programs could not deliver since the maps were created."""
+    def events_lost(self) -> EventsLost:
+        """Return how many reports did not come, by why: since the maps were created, but `unknown` since `start`."""
 
     def counters(self) -> list[PacketCounter]:
         """Return the packets forwarded and dropped, per reason and direction; what never happened is left out."""

@@ -200,7 +200,7 @@ class Datapath:
             row = realised(self.name, self.node.endpoints, self.node.trace)
             self._realised.set(self.name, self.node.host.report(row))
 
-    def _explain(self, event: Event, uuid: str, lost_before: int) -> Flow:
+    def _explain(self, event: Event, uuid: str, lost: dict[str, int]) -> Flow:
         event = audited(event, *(self.node.staged_end(address) for address in (event.source, event.destination)))
         age = timedelta(seconds=max(0.0, self._clock.monotonic_s() - event.time_ns / 1e9))
         around = Circumstances(
@@ -211,7 +211,7 @@ class Datapath:
             destination=self.node.end(event.destination, event.destination_identity),
             subject=self.node.subject(event.endpoint),
             origins=self.node.origins.texts(event.provenance),
-            lost_before=lost_before,
+            lost_by_stage=lost,
         )
         return explain(event, around)
 

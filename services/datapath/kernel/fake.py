@@ -22,6 +22,7 @@ from services.datapath.operations import (
     EndpointEntry,
     Event,
     EventKind,
+    EventsLost,
     Feature,
     KernelError,
     KernelReport,
@@ -199,9 +200,9 @@ class FakeKernel(FakeRoutes):
             self.world.reports.clear()
             return reports
 
-    def events_lost(self) -> int:
+    def events_lost(self) -> EventsLost:
         """Return how many reports found no room."""
-        return self.world.lost
+        return EventsLost(ring_buffer=self.world.lost)
 
     def counters(self) -> list[PacketCounter]:
         """Return what became of the packets that were sent; all have 60 bytes."""

@@ -22,6 +22,7 @@ from services.datapath.kernel.tables import Tables
 from services.datapath.operations import (
     EndpointEntry,
     Event,
+    EventsLost,
     Feature,
     KernelError,
     KernelReport,
@@ -286,9 +287,10 @@ class LinuxKernel(FirewallCalls):
             raise KernelError("the kernel is not started: call start() first")
         return self._reader.read(timeout_s)
 
-    def events_lost(self) -> int:
-        """Return how many reports the programs could not deliver since the maps were created."""
-        return self._tables.events_lost()
+    def events_lost(self) -> EventsLost:
+        """Return how many reports did not come, by why."""
+        unknown = self._reader.strange if self._reader else 0
+        return EventsLost(*self._tables.events_lost(), unknown)
 
     def counters(self) -> list[PacketCounter]:
         """Return the packets forwarded and dropped, per reason and direction; what never happened is left out."""

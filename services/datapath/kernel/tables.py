@@ -219,13 +219,13 @@ class Tables:
                 found.append(PacketCounter(index >> 1, index & 1, packets, length))
         return found
 
-    def events_lost(self) -> int:
-        """Return how many reports were not delivered."""
-        lost = 0
-        for kind in (0, 1):
-            for value in self.maps["event_budget"].get_per_cpu(_number(kind)):
-                lost += struct.unpack("=QQII", value)[1]
-        return lost
+    def events_lost(self) -> tuple[int, int]:
+        """Return how many reports were above the ration, and how many found no room in the ring buffer."""
+        kinds = range(self._specs["event_budget"].entries)
+        values = [value for kind in kinds for value in self.maps["event_budget"].get_per_cpu(_number(kind))]
+        losses = [(lost, no_room) for _, lost, _, no_room in map(struct.Struct("=QQII").unpack, values)]
+        no_room = sum(no_room for _, no_room in losses)
+        return sum(lost for lost, _ in losses) - no_room, no_room
 
 
 def _flags(entry: EndpointEntry) -> int:

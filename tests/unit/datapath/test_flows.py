@@ -8,10 +8,10 @@ from fairlead.address import Address
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
 from fairlead.schema.base import NodeName
-from fairlead.schema.flow import FLOW_SEEN, Flow, FlowEnd, FlowQuery, Verdict
+from fairlead.schema.flow import FLOW_SEEN, Flow, FlowEnd, FlowFilter, FlowQuery, Verdict
 from services.datapath.flows import Budget, FlowRecorder
 from services.datapath.kernel.fake import FakeKernel
-from services.datapath.operations import Event, EventKind
+from services.datapath.operations import Event, EventKind, EventsLost
 
 NODE = NodeName("n1")
 A, B = Address("10.0.0.2"), Address("10.0.0.3")
@@ -21,7 +21,7 @@ def _event(kind: EventKind = EventKind.DROP) -> Event:
     return Event(kind, 133, 0, 6, A, B, 1, 2, 300, 301, 1, 0, 60, 0)
 
 
-def _explain(event: Event, uuid: str, lost: int) -> Flow:
+def _explain(event: Event, uuid: str, lost: dict[str, int]) -> Flow:
     return Flow(
         uuid=uuid,
         time=datetime(2026, 1, 1, tzinfo=UTC),
@@ -31,7 +31,8 @@ def _explain(event: Event, uuid: str, lost: int) -> Flow:
         protocol="TCP",
         source=FlowEnd(address=event.source),
         destination=FlowEnd(address=event.destination),
-        lost_before=lost,
+        lost_before=sum(lost.values()),
+        lost_by_stage=lost,
     )
 
 
@@ -86,11 +87,34 @@ async def test_flows_are_published_within_the_budget_and_lost_without_the_bus() 
     task = asyncio.create_task(recorder.publish(bus, NODE))
     recorder.record([_event()] * 8)
     await asyncio.sleep(0.01)
-    assert (len(seen), recorder.losses.messages) == (5, 3)
+    assert (len(seen), recorder.losses.shown()) == (5, {"messages": 3})
     hub.up = False
     clock.advance(1)
     recorder.record([_event()] * 2)
     await asyncio.sleep(0.01)
-    assert (len(seen), recorder.losses.messages) == (5, 5)
+    assert (len(seen), recorder.losses.shown()) == (5, {"messages": 3, "bus": 2})
     assert recorder.query(NODE, FlowQuery()).lost == 0
     task.cancel()
+
+
+def test_losses_are_told_by_stage_once_with_the_next_flow() -> None:
+    recorder, clock = _recorder(records=2)
+    recorder.losses.hear_kernel(EventsLost(100, 7, 0))
+    recorder.losses.hear_kernel(EventsLost(103, 8, 1))
+    recorder.record([_event()] * 3)
+    clock.advance(1)
+    recorder.record([_event()])
+    listed = recorder.query(NODE, FlowQuery())
+    lost = {"ration": 3, "ring_buffer": 1, "unknown": 1, "recorder": 1}
+    assert (listed.lost, listed.lost_by_stage) == (6, lost)
+    assert [flow.lost_by_stage for flow in listed.flows] == [lost, {}, {}]
+
+
+def test_oldest_flows_come_first_if_asked_and_filters_count_before_numbers() -> None:
+    recorder, _ = _recorder()
+    recorder.record([_event(), _event(EventKind.NEW_FLOW), _event(), _event(EventKind.NEW_FLOW)])
+    everything = recorder.query(NODE, FlowQuery()).flows
+    passed = FlowFilter(verdict=(Verdict.FORWARDED,))
+    assert recorder.query(NODE, FlowQuery(first=1)).flows == everything[:1]
+    assert recorder.query(NODE, FlowQuery(first=1, only=(passed,))).flows == everything[1:2]
+    assert recorder.query(NODE, FlowQuery(last=1, never=(passed,))).flows == everything[2:3]
