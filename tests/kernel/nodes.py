@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from services.datapath.overlay import Overlay
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, IDENTITY, SMALL, Rig, pod_address, run, why_not
 
 REMOTE_NODE = 6
+PORTS = {"vxlan": 8472, "geneve": 6081}
 PLACES = ("n1", "n2", "w")
 PREFIXES = {1: ("10.7.0.0/31", "fd07::/127"), 2: ("10.7.0.2/31", "fd07::2/127")}
 
@@ -121,3 +125,39 @@ def _destroyed(fleet: Fleet, number: int) -> Iterator[None]:
     finally:
         with fleet.on(number) as node:
             node.kernel.destroy()
+
+
+def kind_of(fleet: Fleet) -> str:
+    return fleet.nodes[1].kernel._overlay.kind  # type: ignore[union-attr] # every fleet has one
+
+
+@contextmanager
+def listening_to_wire(fleet: Fleet) -> Iterator[socket.socket]:
+    """Yield a socket that sees every frame of node 2's uplink."""
+    with fleet.on(2):
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        raw.bind(("up0", 0))
+    raw.settimeout(3)
+    with raw:
+        yield raw
+
+
+def frames(raw: socket.socket) -> list[bytes]:
+    found = []
+    while select.select([raw], [], [], 0)[0]:
+        found.append(raw.recv(1 << 16))
+    return found
+
+
+def opened(packet: bytes, port: int) -> tuple[int, bytes] | None:
+    """Return the virtual network's number and the inner frame, if the frame is a tunnel's."""
+    at = 14 + (20 if packet[12:14] == b"\x08\x00" else 40)
+    if len(packet) < at + 16 or struct.unpack_from(">H", packet, at + 2)[0] != port:
+        return None
+    return int.from_bytes(packet[at + 12 : at + 15], "big"), packet[at + 16 :]
+
+
+def tunnelled(kind: str, number: int, inner: bytes) -> bytes:
+    """Return what stands behind the UDP header."""
+    head = struct.pack(">II", 0x08000000, number << 8) if kind == "vxlan" else struct.pack(">II", 0x6558, number << 8)
+    return head + inner

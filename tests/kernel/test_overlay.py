@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 
@@ -16,7 +16,18 @@ from services.datapath.kernel import links, netlink, overlay
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import PolicyKey, PolicyValue
-from tests.kernel.nodes import REMOTE_NODE, Fleet, new_fleet, outside
+from tests.kernel.nodes import (
+    PORTS,
+    REMOTE_NODE,
+    Fleet,
+    frames,
+    kind_of,
+    listening_to_wire,
+    new_fleet,
+    opened,
+    outside,
+    tunnelled,
+)
 from tests.kernel.packets import Transport, echo, frame, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, IDENTITY, pod_address, run
 
@@ -24,7 +35,6 @@ pytestmark = pytest.mark.kernel
 
 families = pytest.mark.parametrize("family", [4, 6])
 KINDS = {"vxlan over IPv4": ("vxlan", 4), "vxlan over IPv6": ("vxlan", 6), "geneve over IPv4": ("geneve", 4)}
-PORTS = {"vxlan": 8472, "geneve": 6081}
 
 
 @pytest.fixture(scope="module", params=list(KINDS.values()), ids=list(KINDS))
@@ -41,42 +51,6 @@ def world(request: pytest.FixtureRequest) -> Iterator[Fleet]:
 def fleet(world: Fleet) -> Fleet:
     world.reset()
     return world
-
-
-def kind_of(fleet: Fleet) -> str:
-    return fleet.nodes[1].kernel._overlay.kind  # type: ignore[union-attr] # every fleet has one
-
-
-@contextmanager
-def listening_to_wire(fleet: Fleet) -> Iterator[socket.socket]:
-    """Yield a socket that sees every frame of node 2's uplink."""
-    with fleet.on(2):
-        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        raw.bind(("up0", 0))
-    raw.settimeout(3)
-    with raw:
-        yield raw
-
-
-def frames(raw: socket.socket) -> list[bytes]:
-    found = []
-    while select.select([raw], [], [], 0)[0]:
-        found.append(raw.recv(1 << 16))
-    return found
-
-
-def opened(packet: bytes, port: int) -> tuple[int, bytes] | None:
-    """Return the virtual network's number and the inner frame, if the frame is a tunnel's."""
-    at = 14 + (20 if packet[12:14] == b"\x08\x00" else 40)
-    if len(packet) < at + 16 or struct.unpack_from(">H", packet, at + 2)[0] != port:
-        return None
-    return int.from_bytes(packet[at + 12 : at + 15], "big"), packet[at + 16 :]
-
-
-def tunnelled(kind: str, number: int, inner: bytes) -> bytes:
-    """Return what stands behind the UDP header."""
-    head = struct.pack(">II", 0x08000000, number << 8) if kind == "vxlan" else struct.pack(">II", 0x6558, number << 8)
-    return head + inner
 
 
 def say(fleet: Fleet, which: str, number: int, body: Transport, source: str, destination: str) -> None:
