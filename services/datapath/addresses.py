@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 
 from fairlead import telemetry
 from fairlead.address import Prefix
@@ -23,7 +22,6 @@ from services.datapath.plan import too_many
 from services.datapath.store import Store
 from services.datapath.worker import KernelThread
 
-_PART = 8192
 _LOG = logging.getLogger("datapath.addresses")
 
 
@@ -90,15 +88,6 @@ class Addresses:
             await asyncio.to_thread(self._store.save_ages, self.book.since())
 
 
-async def unlike(kernel: Kernel, thread: KernelThread, rows: Mapping[Prefix, Mapped]) -> dict[Prefix, int | None]:
-    """Return what stands instead of those rows that do not stand; part by part, so that other calls come between."""
-    different: dict[Prefix, int | None] = {}
-    items = iter(rows.items())
-    while part := {prefix: mapped.identity for prefix, mapped in islice(items, _PART)}:
-        different |= await thread.call(kernel.unlike_addresses, part)
-    return different
-
-
 class AddressOperations:
     """What the reconciler does to the address map. The map itself is the record of what stands: it is asked before it is changed."""
 
@@ -118,9 +107,10 @@ class AddressOperations:
     async def prune(self, desired: Mapping[Prefix, Mapped]) -> None:
         """Remove what nobody claims (but never too much at once), and write what is missing."""
         table = self._addresses.table
-        table.touch(await unlike(self._kernel, self._thread, desired))
-        beside = await self._thread.call(self._kernel.addresses, desired)
-        gone = {prefix for prefix in beside if table.get(prefix) is None and prefix not in self._addresses.held}
+        wanted = {prefix: mapped.identity for prefix, mapped in desired.items()}
+        found, missing = await self._thread.call(self._kernel.compare_addresses, wanted)
+        table.touch([*missing, *(found.keys() & wanted.keys())])
+        gone = {prefix for prefix in found if table.get(prefix) is None and prefix not in self._addresses.held}
         if gone and not self._addresses.hold(gone, len(desired) + len(gone)):
             _LOG.info("%d addresses in the kernel belong to nobody: removing", len(gone))
             await self._thread.call(self._apply, {}, gone, "")

@@ -7,13 +7,14 @@ an endpoint only after `put_endpoint`.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from fairlead.address import Address, Prefix
 from fairlead.errors import FairleadError
+from services.datapath.addressmaps import AddressMaps
 from services.datapath.failsafe import HostEntry
 
 
@@ -242,7 +243,7 @@ class KernelReport:
     """The map schema of another version whose maps were moved to this one's; 0: none had to be."""
 
 
-class Kernel(Protocol):
+class Kernel(AddressMaps, Protocol):
     """The kernel of one node."""
 
     def start(self) -> KernelReport:
@@ -293,23 +294,11 @@ class Kernel(Protocol):
     def delete_host(self) -> None:
         """Filter the node itself no more, and remove its policy map."""
 
-    def addresses(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
-        """Return prefix to identity as the maps have it, leaving out the prefixes in `but`: there are hundreds of thousands."""
-
-    def unlike_addresses(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
-        """Return what stands in the place of those rows that do not stand as they are given; None: nothing."""
-
-    def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
-        """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
-
     def tunnels(self) -> dict[Prefix, Address]:
         """Return prefix to the node that has it, as far as both the programs and the node's own stack know the way."""
 
     def apply_tunnels(self, puts: Mapping[Prefix, Address], deletes: Iterable[Prefix]) -> None:
         """Change prefix to node, and the way of the node's own stack, then have flows judged anew. An address outside is a node's."""
-
-    def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
-        """Return what the programs would find for the address, or None (then it is world)."""
 
     def events(self, timeout_s: float) -> list[Event]:
         """Wait up to `timeout_s` for reports, and return those that came. The one call that comes from a second thread."""

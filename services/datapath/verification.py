@@ -11,7 +11,7 @@ from typing import Any
 
 from fairlead.schema import datapath as topics
 from services.datapath import verify
-from services.datapath.addresses import unlike as addresses_unlike
+from services.datapath.addressmaps import AddressDrift
 from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.hostpolicy import entry_of_host
 from services.datapath.model import EndpointWant
@@ -109,13 +109,13 @@ class Verification:
         ]
 
     async def _addresses(self) -> list[Difference]:
-        addresses, want = self._node.addresses, self._node.addresses.table.desired()
-        unlike = await addresses_unlike(self._kernel, self._thread, want)
-        beside = await self._call(self._kernel.addresses, want)
-        self._counts["addresses"] = len(want) + len(beside) - list(unlike.values()).count(None)
-        foreign = beside.keys() - addresses.held if addresses.table.initialised else ()
-        wanted = {prefix: want[prefix].identity for prefix in unlike}
-        return verify.address_differences(wanted, unlike, foreign)
+        addresses = self._node.addresses
+        want = {prefix: mapped.identity for prefix, mapped in addresses.table.desired().items()}
+        drift: AddressDrift = await self._call(self._kernel.compare_addresses, want)
+        found, missing = drift
+        foreign = found.keys() - want.keys()
+        self._counts["addresses"] = len(want) - len(missing) + len(foreign)
+        return verify.address_differences(want, drift, foreign - addresses.held if addresses.table.initialised else ())
 
     async def _tunnels(self) -> list[Difference]:
         tunnels = self._node.tunnels

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar
 
 from fairlead.address import Address, Prefix
+from services.datapath.addressmaps import AddressDrift
 from services.datapath.failsafe import HostEntry
 from services.datapath.operations import EndpointEntry, Link, PolicyKey, PolicyValue
 
@@ -76,12 +77,14 @@ def host_differences(want: HostEntry | None, have: HostEntry | None) -> list[Dif
 
 
 def address_differences(
-    want: Mapping[Prefix, int], unlike: Mapping[Prefix, int | None], foreign: Collection[Prefix]
+    want: Mapping[Prefix, int], drift: AddressDrift, foreign: Collection[Prefix]
 ) -> list[Difference]:
-    """Name the addresses in whose place something else stands, or nothing (None), and those that nobody claims."""
-    have = {prefix: identity for prefix, identity in unlike.items() if identity is not None}
-    found = _mapping_differences(want, have | dict.fromkeys(foreign, 0), "address")
-    return [Difference(f"address {prefix}", problem, text.removeprefix(": ")) for problem, prefix, text in found]
+    """Name the addresses that are missing or stand for somebody else, and those that nobody claims."""
+    found, missing = drift
+    wanted = {prefix: want[prefix] for prefix in (*missing, *found) if prefix in want}
+    have = {prefix: identity for prefix, identity in found.items() if prefix in want or prefix in foreign}
+    told = _mapping_differences(wanted, have, "address")
+    return [Difference(f"address {prefix}", problem, text.removeprefix(": ")) for problem, prefix, text in told]
 
 
 def tunnel_differences(

@@ -206,14 +206,17 @@ def test_addresses_are_compared_where_they_stand(kernel: Kernel) -> None:
     kernel.apply_addresses(stand, ())
     assert kernel.unlike_addresses(stand) == {}
     asked = {**stand, Prefix("10.1.2.3"): 7, Prefix("10.1.0.0/16"): 400, Prefix("fd00::2"): 301, Prefix("fd00::/8"): 8}
+    del asked[Prefix("fd00::1")]
     assert kernel.unlike_addresses(asked) == {
         Prefix("10.1.2.3"): 300,
         Prefix("10.1.0.0/16"): None,
         Prefix("fd00::2"): None,
         Prefix("fd00::/8"): 401,
     }
-    known = {Prefix("10.1.2.3"), Prefix("fd00::/8")}
-    assert kernel.addresses(known) == {prefix: stand[prefix] for prefix in stand if prefix not in known}
+    assert kernel.compare_addresses(stand) == ({}, ())
+    found, missing = kernel.compare_addresses(asked)
+    assert found == {Prefix("10.1.2.3"): 300, Prefix("fd00::/8"): 401, Prefix("fd00::1"): 301}
+    assert set(missing) == {Prefix("10.1.0.0/16"), Prefix("fd00::2")}
 
 
 def test_many_rows_go_in_one_order_whether_they_are_there_or_not(kernel: Kernel) -> None:

@@ -6,7 +6,7 @@ Tests make operations fail through `FakeWorld.faults`. What becomes of a packet'
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -164,25 +164,6 @@ class FakeKernel(FakeRoutes):
         self.world.host = None
         self.world.policies.pop(HOST_ENDPOINT, None)
         self.world.log.append("delete_host")
-
-    def addresses(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
-        """Return prefix to identity, leaving out the prefixes in `but`."""
-        self._enter("addresses")
-        return {prefix: identity for prefix, identity in self.world.addresses.items() if prefix not in but}
-
-    def unlike_addresses(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
-        """Return what stands in the place of those rows that do not stand as they are given."""
-        have = self.world.addresses
-        return {prefix: have.get(prefix) for prefix, identity in rows.items() if have.get(prefix) != identity}
-
-    def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
-        """Change prefix to identity."""
-        self._enter("apply_addresses")
-        gone = list(deletes)
-        for prefix in gone:
-            self.world.addresses.pop(prefix, None)
-        self.world.addresses.update(puts)
-        self.world.log.append(f"apply_addresses +{len(puts)} -{len(gone)}")
 
     def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
         """Return the longest prefix that holds the address, and its identity."""

@@ -1,4 +1,4 @@
-"""Where the node's own stack, and its programs, send packets that are for pods: the part of `fake.FakeKernel` about ways."""
+"""Where packets go that are for pods, and who stands behind an address: the part of `fake.FakeKernel` about ways and addresses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fairlead.address import Address, Prefix
+from services.datapath.addressmaps import AddressDrift
 
 
 @dataclass
@@ -14,6 +15,9 @@ class FakeWays:
 
     prefixes: tuple[Prefix, ...] = ()
     tunnels: dict[Prefix, Address] = field(default_factory=dict)
+    addresses: dict[Prefix, int] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    """The operations that changed something, oldest first."""
 
 
 class FakeRoutes:
@@ -40,3 +44,28 @@ class FakeRoutes:
         for prefix in deletes:
             self.world.tunnels.pop(prefix, None)
         self.world.tunnels.update(puts)
+
+    def addresses(self) -> dict[Prefix, int]:
+        """Return prefix to identity."""
+        self._enter("addresses")
+        return dict(self.world.addresses)
+
+    def compare_addresses(self, want: Mapping[Prefix, int]) -> AddressDrift:
+        """Compare the whole map with what should be there."""
+        have = self.addresses()
+        found = {prefix: identity for prefix, identity in have.items() if want.get(prefix) != identity}
+        return found, tuple(prefix for prefix in want if prefix not in have)
+
+    def unlike_addresses(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
+        """Return what stands in the place of those rows that do not stand as they are given."""
+        have = self.world.addresses
+        return {prefix: have.get(prefix) for prefix, identity in rows.items() if have.get(prefix) != identity}
+
+    def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
+        """Change prefix to identity."""
+        self._enter("apply_addresses")
+        gone = list(deletes)
+        for prefix in gone:
+            self.world.addresses.pop(prefix, None)
+        self.world.addresses.update(puts)
+        self.world.log.append(f"apply_addresses +{len(puts)} -{len(gone)}")

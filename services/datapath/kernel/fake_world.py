@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fairlead.address import Address, Prefix
+from fairlead.address import Address
 from services.datapath.failsafe import HostEntry
 from services.datapath.kernel.abi import unpack_address
 from services.datapath.kernel.fake_routes import FakeWays
@@ -47,7 +47,6 @@ class FakeWorld(FakeWays):
     entries: dict[int, EndpointEntry] = field(default_factory=dict)
     policies: dict[int, dict[PolicyKey, PolicyValue]] = field(default_factory=dict)
     counters: dict[tuple[int, PolicyKey], PolicyCounters] = field(default_factory=dict)
-    addresses: dict[Prefix, int] = field(default_factory=dict)
     own: tuple[Address, ...] = ()
     """The node's own addresses."""
     host: HostEntry | None = None
@@ -60,8 +59,6 @@ class FakeWorld(FakeWays):
     capacity: int = POLICY_MAP_CAPACITY
     faults: dict[tuple[str, int], str] = field(default_factory=dict)
     """Operation and endpoint (0 for calls without one) to the error it raises."""
-    log: list[str] = field(default_factory=list)
-    """The operations that changed something, oldest first."""
     machine: Machine = field(init=False)
     """The programs, with the flows that they remember."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from fairlead.address import Address, Prefix
+from services.datapath.addressmaps import AddressDrift
 from services.datapath.kernel import abi
 from services.datapath.kernel.maps import Map
 
@@ -23,9 +24,22 @@ class AddressTables:
     def __init__(self, exact: Map, ranges: Map) -> None:
         self._by_kind = {True: exact, False: ranges}
 
-    def all(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
-        """Return prefix to identity, leaving out the prefixes in `but`."""
-        return {prefix: _identity(value) for prefix, value in self._rows() if prefix not in but}
+    def all(self) -> dict[Prefix, int]:
+        """Return prefix to identity."""
+        return {prefix: _identity(value) for prefix, value in self._rows()}
+
+    def compare(self, want: Mapping[Prefix, int]) -> AddressDrift:
+        """Compare all rows with what should be there; which are missing is looked up only when some are."""
+        found, right = dict[Prefix, int](), 0
+        for prefix, value in self._rows():
+            identity = _identity(value)
+            if want.get(prefix) == identity:
+                right += 1
+            else:
+                found[prefix] = identity
+        if right + len(found.keys() & want.keys()) == len(want):
+            return found, ()
+        return found, tuple(prefix for prefix, stands in self.unlike(want).items() if stands is None)
 
     def unlike(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
         """Return what stands in the place of those rows that do not stand as they are given; None: nothing."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi, features, links, loader, overlay, pins, plumbing, routes, syscalls
+from services.datapath.kernel.addressing import LinuxAddresses
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.firewall import Firewall, FirewallCalls
 from services.datapath.kernel.maps import ensure_pin_directory, jiffies_per_second
@@ -54,7 +55,7 @@ class Tuning:
     flow_events_per_second: int = 1000
 
 
-class LinuxKernel(FirewallCalls):
+class LinuxKernel(LinuxAddresses, FirewallCalls):
     """The kernel of the network namespace in which `start` is called."""
 
     def __init__(
@@ -250,18 +251,6 @@ class LinuxKernel(FirewallCalls):
         """Return the path at which the endpoint's policy map is pinned."""
         return str(self._tables.policies.pin(endpoint))
 
-    def addresses(self, but: Container[Prefix] = ()) -> dict[Prefix, int]:
-        """Return prefix to identity as the maps have it, leaving out the prefixes in `but`."""
-        return self._tables.ipcache.all(but)
-
-    def unlike_addresses(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:
-        """Return what stands in the place of those rows that do not stand as they are given; None: nothing."""
-        return self._tables.ipcache.unlike(rows)
-
-    def apply_addresses(self, puts: Mapping[Prefix, int], deletes: Iterable[Prefix]) -> None:
-        """Change prefix to identity, then have flows judged anew if any mapping changed or went."""
-        self._tables.apply_addresses(puts, deletes)
-
     def tunnels(self) -> dict[Prefix, Address]:
         """Return prefix to the node that has it, where the stack's route stands too; a route alone leads to `::`, which is no node's."""
         rows, routed = self._tables.tunnels(), routes.routes(self._wire, routes.TUNNELS)
@@ -276,10 +265,6 @@ class LinuxKernel(FirewallCalls):
         ways = {prefix: speak(int(prefix.family)) for prefix in puts if not prefix.is_host}
         self._tables.apply_tunnels(puts, gone)
         routes.change_tunnels(self._wire, ways, gone, self._host_ifindex)
-
-    def lookup_address(self, address: Address) -> tuple[Prefix, int] | None:
-        """Return what the programs would find for the address, or None (then it is world)."""
-        return self._tables.ipcache.find(address)
 
     def events(self, timeout_s: float) -> list[Event]:
         """Wait up to `timeout_s` for reports, and return those that came."""
