@@ -83,7 +83,6 @@ class NetworkDriver:
         except BaseException:
             await self._undo(old)
             raise
-        await self._state.change(ask.endpoint, mac=mac)
         return {"Interface": {} if interface and interface.mac else {"MacAddress": mac}}
 
     async def _make(self, endpoint: Endpoint, wanted_mac: str) -> str:
@@ -164,6 +163,8 @@ class NetworkDriver:
         endpoint = await self._state.change(ask.endpoint, ports=ports_of(ask.options))
         if endpoint is None:
             raise InvalidInput(f"`EndpointID`: {ask.endpoint[:12]} is unknown: create it first")
+        if not endpoint.ports:
+            return await self.withdraw(ask)
         try:
             await self._publisher.publish(endpoint)
         except FairleadError:

@@ -78,20 +78,22 @@ class Follower:
             return 0
 
     async def looks(self) -> None:
-        """Take looks: soon after being woken, sooner again while labels are missing, and now and then."""
-        tries = 0
+        """Take looks: soon after being woken, sooner again while labels are missing; and a whole one first, and now and then."""
+        tries, whole_s = 0, -self._settings.docker_resync_s
         while True:
-            waiting = [one for one in self._unlabelled() if one.sandbox]
-            pause_s = _AGAIN_S[min(tries, len(_AGAIN_S) - 1)] if waiting else self._settings.docker_resync_s
-            woken = await self._rest(pause_s)
+            waiting = any(one.sandbox for one in self._unlabelled())
+            rest_s = whole_s + self._settings.docker_resync_s - self._clock.monotonic_s()
+            woken = await self._rest(min(rest_s, _AGAIN_S[min(tries, len(_AGAIN_S) - 1)]) if waiting else rest_s)
             tries = 0 if woken else tries + 1
             await self._clock.sleep(_SETTLE_S)  # a burst is one look
             self._awake.clear()
+            whole = self._clock.monotonic_s() - whole_s >= self._settings.docker_resync_s
             try:
-                await self._look(everything=not woken and not waiting)
+                await self._look(everything=whole)
                 self._condition("engine", True, "")
             except FairleadError as error:
                 self._condition("engine", False, error.message)
+            whole_s = self._clock.monotonic_s() if whole else whole_s
             self._tell_late()
 
     async def _rest(self, pause_s: float) -> bool:
@@ -122,6 +124,7 @@ class Follower:
         present = [view for view in views if view is not None]
         await self._label(present)
         if everything:
+            self._labeller.recheck()
             await self._finish_doomed()
             members = await self._members(present)
             await self._adopt(members)

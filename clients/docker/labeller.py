@@ -24,7 +24,10 @@ class Labeller:
 
     def __init__(self, bus: Bus, node: NodeServices, state: State, settings: DockerSettings) -> None:
         self._bus, self._node, self._state, self._settings = bus, node, state, settings
-        self._applied: set[str] = set()
+        self._fresh: set[str] = set()
+        """Policies that were stored since the last recheck."""
+        self._known: set[str] = set()
+        """Policies that were stored at all."""
         self.refused: dict[str, str] = {}
         """Why a container's endpoint stays held, by the container's name."""
 
@@ -68,11 +71,18 @@ class Labeller:
     async def _apply(self, policy: PolicyObject) -> None:
         """Store a policy, and return when it counts. One that we stored before need not be stored again while the bus is away."""
         name = policy.metadata["name"]
-        if name in self._applied:
+        if name in self._fresh:
             return
         ask = ApplyPolicy(document=policy, owner=OWNER, author=f"docker on {self._settings.node}", wait_s=_RESOLVED_S)
         try:
             await self._bus.request(APPLY, ask, timeout_s=_RESOLVED_S + 2)
         except Unavailable as error:
+            if name in self._known:
+                return
             raise Unavailable(f"its policy {name} cannot be stored: {error.message}") from error
-        self._applied.add(name)
+        self._fresh.add(name)
+        self._known.add(name)
+
+    def recheck(self) -> None:
+        """Store policies again when they are next needed: somebody may have removed them."""
+        self._fresh.clear()

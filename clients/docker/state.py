@@ -49,7 +49,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     addresses: tuple[Address, ...]
     created: datetime
-    mac: str = ""
     sandbox: str = ""
     """Path of the sandbox that it joined."""
     container: str = ""
@@ -99,8 +98,10 @@ class State:
         return self._folder / ("networks" if kind is Network else "endpoints")
 
     async def put(self, row: Network | Endpoint) -> None:
-        """Remember the row; it is on disk before this returns."""
-        await asyncio.to_thread(_write, self._path(type(row)) / f"{row.id}.json", msgspec.json.encode(_plain(row)))
+        """Remember the row; a network is on disk before this returns, an endpoint would not outlive a loss of power anyway."""
+        durable = isinstance(row, Network)
+        path = self._path(type(row)) / f"{row.id}.json"
+        await asyncio.to_thread(_write, path, msgspec.json.encode(_plain(row)), durable=durable)
         if isinstance(row, Network):
             self.networks[row.id] = row
         else:
@@ -145,10 +146,11 @@ def _plain(row: Network | Endpoint) -> object:
     return codec.to_builtins(row)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, *, durable: bool) -> None:
     fresh = path.with_suffix(".new")
     with fresh.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     fresh.replace(path)
