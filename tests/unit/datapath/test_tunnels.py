@@ -9,7 +9,7 @@ import pytest
 from fairlead.address import Address, Prefix
 from fairlead.bus_memory import Hub
 from fairlead.errors import InvalidInput
-from fairlead.schema.base import NodeName
+from fairlead.schema.base import Empty, NodeName
 from fairlead.schema.identity import NODES, NodeRow
 from services.datapath.overlay import Overlay, trouble, tunnels_of
 from services.datapath.settings import DatapathSettings, overlay_of
@@ -142,3 +142,25 @@ async def test_a_node_that_starts_again_states_its_prefixes_from_the_first(tmp_p
     await until(lambda: len(control.nodes) > said)
     await node.stop()
     assert {one.prefixes for one in control.nodes[said:]} == {(Prefix("10.0.0.0/24"),)}
+
+
+async def test_every_difference_of_tunnels_is_found_by_name(tmp_path: Path) -> None:
+    hub = Hub()
+    control = Control(hub)
+    await control.start()
+    await control.claim("10.0.0.0/24")
+    await control.bus.bucket(NODES).put("n2", row("n2", "192.0.2.2", "10.8.0.0/24 fd08::/64"))
+    node = TestNode(tmp_path, hub, overlay=Overlay("vxlan", (HOST_ADDRESS,)))
+    await node.start()
+    await until(lambda: len(node.world.tunnels) == 3)
+    await until(lambda: node.datapath.node.tunnels.table.initialised)
+    assert (await node.datapath.verify(Empty())).differences == ()
+    del node.world.tunnels[Prefix("10.8.0.0/24")]
+    node.world.tunnels |= {Prefix("fd08::/64"): Address("192.0.2.9"), Prefix("10.9.0.0/24"): Address("192.0.2.9")}
+    found = await node.datapath.verify(Empty())
+    await node.stop()
+    assert {(one.subject, one.problem, one.detail) for one in found.differences} == {
+        ("tunnel 10.8.0.0/24", "tunnel missing", ""),
+        ("tunnel fd08::/64", "tunnel changed", "should be 192.0.2.2, is 192.0.2.9"),
+        ("tunnel 10.9.0.0/24", "tunnel foreign", ""),
+    }
