@@ -1,8 +1,8 @@
-"""`fairlead bpf policy get`: an endpoint's policy map, read back from the kernel."""
+"""`fairlead bpf policy get`, and where `bpf nat list` hangs: an endpoint's policy map, read back from the kernel."""
 
 from __future__ import annotations
 
-from clients.cli import command, output
+from clients.cli import command, nat, output
 from clients.cli.output import Answer
 from clients.cli.session import Session
 from fairlead.schema.datapath import POLICY_MAP, EndpointQuery, PolicyMapDump, PolicyMapEntry
@@ -44,3 +44,4 @@ def register(commands: command.Subcommands) -> None:
     getting = command.add(policy, "get", run, "dump an endpoint's policy map", "fairlead bpf policy get web --node n2")
     getting.add_argument("endpoint", metavar="ENDPOINT", help="name, address, or number")
     command.node_option(getting)
+    nat.register(group)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fairlead.app import App, launch
 from services.datapath import host
+from services.datapath.masquerade import masquerade_of
 from services.datapath.service import Datapath
 from services.datapath.settings import DatapathSettings, overlay_of
 from services.datapath.store import Store
@@ -34,6 +35,7 @@ async def serve(settings: DatapathSettings) -> None:
             addresses=addresses,
             inspector=surveyor,
             overlay=overlay,
+            masquerade=masquerade_of(settings, addresses),
         )
         await datapath.begin()
         for name, work in datapath.tasks().items():

@@ -32,6 +32,8 @@ _TEXTS = {
     DropReason.FORBIDDEN_ICMP6: "neighbour discovery that workloads have no use for",
     DropReason.POLICY_DENY: "policy denied: an entry denies it",
     DropReason.VLAN: "a VLAN tag from a workload",
+    DropReason.NO_MAPPING: "masquerade has no free port, or knows no such flow",
+    DropReason.NO_MASQUERADE: "protocol that cannot be masqueraded",
     DropReason.TOO_BIG: "larger than the way takes",
     DropReason.TTL_EXCEEDED: "time to live or hop limit ran out",
     DropReason.HELD: "the endpoint is held",

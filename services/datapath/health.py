@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from fairlead.schema.datapath import EndpointState
+from services.datapath import host
+from services.datapath.masquerade import trouble
 
 if TYPE_CHECKING:
     from services.datapath.service import Datapath
@@ -27,6 +29,8 @@ def conditions(datapath: Datapath, alarm_s: float) -> Iterator[Condition]:
     yield _held_deletes(datapath)
     yield "overlay", not (troubles := datapath.node.tunnels.troubles), _some(troubles)
     yield "host policy", not datapath.node.host.hindrance, datapath.node.host.words
+    text = trouble(datapath.node.masquerade.base, host.local_ports())
+    yield "masquerade", not text, text
     yield _state(datapath)
 
 

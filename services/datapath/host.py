@@ -37,6 +37,15 @@ def addresses(interfaces: tuple[str, ...], table6: Path = Path("/proc/net/if_ine
     return tuple(dict.fromkeys(found))
 
 
+def local_ports(path: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> tuple[int, int] | None:
+    """Return the first and the last port that the node's own sockets choose from, of both families; None when nobody says."""
+    try:
+        first, last = path.read_text().split()
+        return int(first), int(last)
+    except (OSError, ValueError):
+        return None
+
+
 def _ipv4(interface: str) -> Address | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:

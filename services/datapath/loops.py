@@ -11,6 +11,7 @@ from fairlead.reconcile import Pace, Reconciler
 from services.datapath.addresses import AddressOperations, PrefixOperations
 from services.datapath.endpoints import EndpointOperations
 from services.datapath.hostpolicy import HostOperations
+from services.datapath.masquerade import MasqueradeOperations
 from services.datapath.node import Node
 from services.datapath.operations import Kernel
 from services.datapath.registration import RegistrationOperations
@@ -60,6 +61,9 @@ def reconcilers(
         ),
         "addresses": Reconciler(
             node.addresses.table, AddressOperations(node.addresses, tools.kernel, tools.thread), clock, pace=pace
+        ),
+        "masquerade": Reconciler(
+            node.masquerade.table, MasqueradeOperations(tools.kernel, tools.thread), clock, pace=pace
         ),
         "prefixes": Reconciler(node.prefixes, PrefixOperations(tools.kernel, tools.thread), clock, pace=pace),
         "host policy": Reconciler(node.host.table, host_operations, clock, pace=pace, on_settled=node.host_settled),

@@ -29,7 +29,9 @@ from services.datapath.endpoints import Endpoints
 from services.datapath.explain import End, Subject
 from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort
 from services.datapath.hostpolicy import HostPolicy, HostWant
+from services.datapath.masquerade import MasqueradeWish
 from services.datapath.model import Decision, EndpointRecord, EndpointWant, PolicyMap
+from services.datapath.outside import Masquerade
 from services.datapath.overlay import Overlay
 from services.datapath.policies import Policies
 from services.datapath.registration import Registration
@@ -50,6 +52,7 @@ class Node:
         clock: Clock,
         overlay: Overlay | None = None,
         failsafe: frozenset[FailsafePort] = frozenset(),
+        masquerade: Masquerade | None = None,
     ) -> None:
         self.name = name
         self._clock = clock
@@ -60,6 +63,7 @@ class Node:
         self.registration = Registration(name, addresses)
         self.addresses = Addresses(clock, store)
         self.tunnels = Tunnels(overlay)
+        self.masquerade = MasqueradeWish(masquerade or Masquerade())
         self.prefixes: Table[str, tuple[Prefix, ...]] = Table("prefixes")
         self.endpoints = Endpoints(name, store, self, clock)
         self.trace = ""
@@ -160,6 +164,7 @@ class Node:
         if key != self.name:
             self.addresses.hear(node_source(key, row), row.trace if row else "")
             self.tunnels.hear(key, row)
+            self.masquerade.hear(key, row.prefixes if row else ())
 
     async def on_cidrs(self, key: str, row: CidrRows | None) -> None:
         """Hear of the prefixes that policies name."""
@@ -177,6 +182,7 @@ class Node:
             self.prefixes.put("own", row.prefixes)
             self.prefixes.initialise()
             self.registration.state_node(row.prefixes)
+            self.masquerade.hear(self.name, row.prefixes)
 
     def end(self, address: Address, identity: int) -> End:
         """Return what is known of one end of a flow."""

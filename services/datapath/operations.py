@@ -16,6 +16,7 @@ from fairlead.address import Address, Prefix
 from fairlead.errors import FairleadError
 from services.datapath.addressmaps import AddressMaps
 from services.datapath.failsafe import HostEntry
+from services.datapath.outside import Masquerade, MasqueradedFlow
 
 
 class KernelError(FairleadError):
@@ -45,6 +46,8 @@ class DropReason(IntEnum):
     INVALID_EXTENSION = 156
     FRAGMENT_TABLE = 157
     NO_TUNNEL = 160
+    NO_MAPPING = 167
+    NO_MASQUERADE = 168
     FIB = 169
     INVALID_IDENTITY = 171
     UNKNOWN_SENDER = 172
@@ -260,6 +263,15 @@ class Kernel(AddressMaps, Protocol):
 
     def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
         """Make the node's own stack reach these prefixes, and no others, through its pods' programs. The main table stays as it is."""
+
+    def set_masquerade(self, wanted: Masquerade) -> None:
+        """Make new flows to the world leave as wanted; flows that stand keep what they have while the family is masqueraded."""
+
+    def masquerade(self) -> Masquerade:
+        """Return what programs do now; `addresses` are those that flows leave with."""
+
+    def masqueraded(self) -> list[MasqueradedFlow]:
+        """Return the outer ends that are held, sorted."""
 
     def endpoints(self) -> dict[int, EndpointEntry]:
         """Return the endpoint entries that stand in the maps, their addresses sorted."""

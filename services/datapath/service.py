@@ -21,11 +21,12 @@ from fairlead.bus import Bus, Route, route
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError, NotFound, Unavailable
 from fairlead.schema import datapath as topics
+from fairlead.schema import nat
 from fairlead.schema.base import Empty, EndpointId, IdentityId, NodeName
-from fairlead.schema.datapath import PolicyMapEntry
 from fairlead.schema.features import FEATURES
 from fairlead.schema.flow import FLOWS, Flow, FlowList, FlowQuery
 from fairlead.schema.identity import WORLD
+from services.datapath.answers import nat_list, policy_line
 from services.datapath.audit import audited
 from services.datapath.breakglass import BreakGlassLog
 from services.datapath.capabilities import Capabilities
@@ -38,7 +39,8 @@ from services.datapath.health import Report, conditions
 from services.datapath.hostpolicy import HostOperations
 from services.datapath.loops import Tools, reconcilers
 from services.datapath.node import Node
-from services.datapath.operations import Event, Kernel, PolicyCounters, PolicyKey, PolicyValue
+from services.datapath.operations import Event, Kernel
+from services.datapath.outside import Masquerade
 from services.datapath.overlay import Overlay
 from services.datapath.policies import realised
 from services.datapath.realise import Realiser
@@ -72,6 +74,7 @@ class Datapath:
         random: Random | None = None,
         inspector: Inspector | None = None,
         overlay: Overlay | None = None,
+        masquerade: Masquerade | None = None,
     ) -> None:
         self.name = NodeName(settings.node)
         self._kernel, self._bus, self._store, self._clock, self._report = kernel, bus, store, clock, report
@@ -81,7 +84,7 @@ class Datapath:
         ports = failsafe(settings.failsafe_inbound, settings.failsafe_outbound)
         if overlay is not None:
             ports |= tunnel_ports(overlay.udp_port)
-        self.node = Node(self.name, addresses, store, clock, overlay, ports)
+        self.node = Node(self.name, addresses, store, clock, overlay, ports, masquerade)
         self.node.registration.labels = settings.node_labels
         self.mirrors = Mirrors(bus, store, clock, self.node)
         self.capabilities = Capabilities(self.name)
@@ -123,7 +126,7 @@ class Datapath:
         after_start = {
             **{
                 name: self.reconcilers[name].run
-                for name in ("endpoints", "addresses", "prefixes", "tunnels", "host policy")
+                for name in ("endpoints", "addresses", "prefixes", "tunnels", "host policy", "masquerade")
             },
             "patrol": self._patrol,
             "flows": self.flows.read,
@@ -172,6 +175,8 @@ class Datapath:
     async def _watch(self) -> None:
         """State how things are, and do what a person or the mirrors' completeness makes possible."""
         while True:
+            if self.mirrors.nodes.complete or self.mirrors.nodes.rows:
+                self.node.masquerade.tell()
             if self.mirrors.addresses_known:
                 self.node.addresses.initialise()
                 self.node.tunnels.table.initialise()
@@ -244,22 +249,7 @@ class Datapath:
             endpoint=EndpointId(number),
             name=name,
             pin=self._kernel.policy_pin(number),
-            entries=tuple(self._line(key, value, counters) for key, (value, counters) in entries),
-        )
-
-    def _line(self, key: PolicyKey, value: PolicyValue, counters: PolicyCounters) -> PolicyMapEntry:
-        return PolicyMapEntry(
-            direction=key.direction,
-            identity=IdentityId(key.identity),
-            protocol=key.protocol,
-            port=key.port,
-            deny=value.deny,
-            precedence=value.precedence,
-            proxy_port=value.proxy_port,
-            packets=counters.packets,
-            bytes=counters.bytes,
-            labels=self.node.identities.labels(key.identity),
-            origin=", ".join(self.node.origins.texts(value.provenance)),
+            entries=tuple(policy_line(self.node, key, *values) for key, values in entries),
         )
 
     async def look_up(self, ask: topics.AddressQuery) -> topics.AddressAnswer:
@@ -279,6 +269,10 @@ class Datapath:
         """Return recorded flows."""
         return self.flows.query(self.name, ask)
 
+    async def list_nat(self, _ask: Empty) -> nat.NatList:
+        """Return the outer ends that flows to the world hold."""
+        return nat_list(self.name, await self._ask_kernel(self._kernel.masqueraded))
+
     async def verify(self, _ask: Empty) -> topics.Verification:
         """Compare the kernel with what should be there."""
         if not self._started.is_set():
@@ -296,10 +290,10 @@ class Datapath:
             )
         return record.endpoint, record.name
 
-    async def _ask_kernel(self, question: Callable[..., T], subject: object) -> T:
+    async def _ask_kernel(self, question: Callable[..., T], *subject: object) -> T:
         if not self._started.is_set():
             raise Unavailable(f"the datapath of node {self.name} is not up: {self.kernel_error}")
-        return await self.thread.call(question, subject)
+        return await self.thread.call(question, *subject)
 
     def routes(self) -> tuple[Route, ...]:
         """Return the topics that this node answers."""
@@ -311,6 +305,7 @@ class Datapath:
             route(topics.LOOKUP_ADDRESS, self.look_up, self.name),
             route(FLOWS, self.list_flows, self.name),
             route(FEATURES, self.capabilities.show, self.name),
+            route(nat.NAT, self.list_nat, self.name),
             route(topics.VERIFY, self.verify, self.name),
         )
 

@@ -6,12 +6,21 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from fairlead.address import Address
+from fairlead.address import Address, Prefix
 from fairlead.config import CommonSettings
 from fairlead.errors import InvalidInput
 from fairlead.schema.base import Labels
 from services.datapath.failsafe import INBOUND, OUTBOUND
 from services.datapath.overlay import Overlay
+
+PRIVATE = tuple(
+    Prefix(text)
+    for text in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15", "169.254.0.0/16"),
+        *("fc00::/7", "fe80::/10"),
+    )
+)
+"""Networks that are not the internet: they can be told where pods are, so they see them."""
 
 
 class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
@@ -33,6 +42,12 @@ class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
     """Ports at which others reach this node whatever host policies say: protocol/port or protocol/first-last."""
     failsafe_outbound: tuple[str, ...] = OUTBOUND
     """Ports at which this node reaches others whatever host policies say."""
+    masquerade: Literal["none", "ipv4", "ipv6", "both"] = "none"
+    """For which families flows that pods begin towards the world leave with this node's address."""
+    masquerade_exclusions: tuple[Prefix, ...] = PRIVATE
+    """Destinations that see the pods' own addresses, beside the fleet's nodes and the prefixes of its workloads."""
+    masquerade_ports: Annotated[str, Meta(pattern=r"^\d{1,5}-\d{1,5}$")] = "61000-65535"
+    """Source ports of such flows; apart from net.ipv4.ip_local_port_range, out of which the node's own sockets choose."""
     reconcile_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     """How often everything in the kernel is compared with what should be there."""
     restate_s: Annotated[float, Meta(gt=0, le=86400)] = 300.0

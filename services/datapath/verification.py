@@ -58,6 +58,7 @@ class Verification:
             *await self._host(),
             *await self._addresses(),
             *await self._tunnels(),
+            *await self._masquerade(),
         }
 
     async def _call(self, function: Callable[..., Any], *args: object) -> Any:
@@ -116,6 +117,10 @@ class Verification:
         foreign = found.keys() - want.keys()
         self._counts["addresses"] = len(want) - len(missing) + len(foreign)
         return verify.address_differences(want, drift, foreign - addresses.held if addresses.table.initialised else ())
+
+    async def _masquerade(self) -> list[Difference]:
+        want = self._node.masquerade.table.get("own")
+        return verify.masquerade_differences(want.value, await self._call(self._kernel.masquerade)) if want else []
 
     async def _tunnels(self) -> list[Difference]:
         tunnels = self._node.tunnels

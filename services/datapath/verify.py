@@ -13,6 +13,7 @@ from fairlead.address import Address, Prefix
 from services.datapath.addressmaps import AddressDrift
 from services.datapath.failsafe import HostEntry
 from services.datapath.operations import EndpointEntry, Link, PolicyKey, PolicyValue
+from services.datapath.outside import Masquerade
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -94,6 +95,30 @@ def tunnel_differences(
     shown = {prefix: have[prefix] for prefix in have if prefix in want or (whole and prefix not in tolerated)}
     found = _mapping_differences(want, shown, "tunnel")
     return [Difference(f"tunnel {prefix}", problem, text.removeprefix(": ")) for problem, prefix, text in found]
+
+
+def masquerade_differences(want: Masquerade, have: Masquerade) -> list[Difference]:
+    """Compare what leaves as the node's own; which of its addresses that is, is the uplinks' affair."""
+    pairs = [(name, getattr(want, name), getattr(have, name)) for name in ("families", "first_port", "last_port")]
+    found = [
+        Difference(
+            "masquerade", f"masquerade: wrong {_words(name)}", f"should be {_shown(wanted)}, is {_shown(stands)}"
+        )
+        for name, wanted, stands in pairs
+        if wanted != stands
+    ]
+    for verb, prefixes in (
+        ("missing", want.exclusions - have.exclusions),
+        ("foreign", have.exclusions - want.exclusions),
+    ):
+        found += [Difference(f"masquerade {prefix}", f"exclusion {verb}") for prefix in sorted(prefixes)]
+    return found
+
+
+def _shown(value: object) -> str:
+    return (
+        ", ".join(f"IPv{int(one)}" for one in sorted(value)) or "none" if isinstance(value, frozenset) else str(value)
+    )
 
 
 def stranger_differences(known: Collection[int], have: Collection[int]) -> list[Difference]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kernel.outside import masquerading
 from tests.kernel.rig import Rig, new_rig
 
 
@@ -19,3 +20,9 @@ def node() -> Iterator[Rig]:
 def rig(node: Rig) -> Rig:
     node.reset()
     return node
+
+
+@pytest.fixture
+def out(rig: Rig) -> Iterator[Rig]:
+    with masquerading(rig) as outside:
+        yield outside

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.kernel
 families = pytest.mark.parametrize("family", [4, 6])
 _MTU = 1400
 _HIGH_PORT = 33434
+NODAD = {4: (), 6: ("nodad",)}
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def narrow(rig: Rig) -> Iterator[Rig]:
     """The way off the node takes less than the pods' devices do."""
     for family in (4, 6):
         run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family], "mtu", "lock", str(_MTU))
-        run("ip", "-n", f"{rig.name}w", f"-{family}", "addr", "replace", behind(family), "dev", "lo")
+        run("ip", "-n", f"{rig.name}w", f"-{family}", "addr", "replace", behind(family), "dev", "lo", *NODAD[family])
     yield rig
     for family in (4, 6):
         run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family])
@@ -69,13 +70,13 @@ def test_expired_packet_is_answered_by_the_node(rig: Rig, family: int, far: str)
         sending.setsockopt(level, option, 1)
         sending.connect((target, _HIGH_PORT))
         sending.send(b"how far")
-        _wait_error(sending)
+        await_error(sending)
         assert errors_of(sending, family) == (11 if family == 4 else 3, 0, NODE[family])
     told = [event for event in rig.take_events() if event.kind is EventKind.DROP]
     assert [(event.reason, event.dport) for event in told] == [(Drop.TTL_EXCEEDED, _HIGH_PORT)]
 
 
-def _wait_error(sending: socket.socket) -> None:
+def await_error(sending: socket.socket) -> None:
     """Wait until the socket has an error."""
     with pytest.raises(OSError, match=r"No route|Message too long"):
         sending.recv(100)
@@ -88,7 +89,7 @@ def test_expired_packet_from_the_network_is_answered(rig: Rig, family: int) -> N
         sending.setsockopt(level, option, 1)
         sending.connect((pod_address(1, family), _HIGH_PORT))
         sending.send(b"how far")
-        _wait_error(sending)
+        await_error(sending)
         assert errors_of(sending, family) == (11 if family == 4 else 3, 0, NODE[family])
 
 
@@ -113,7 +114,7 @@ def test_packet_larger_than_the_way_is_refused_with_the_size_that_fits(
             sending.send(b"x" * size)
             assert len(sink.recv(3000)) == size
         sending.send(b"x" * 1440)
-        _wait_error(sending)
+        await_error(sending)
         assert errors_of(sending, family) == (3 if family == 4 else 2, _MTU, NODE[family])
         with pytest.raises(OSError, match="Message too long"):
             sending.send(b"x" * 1440)

@@ -11,10 +11,17 @@ static __always_inline int to_pods(struct __sk_buff *skb, int origin)
 {
 	struct packet p = {};
 	struct verdict v = {.direction = INGRESS};
+	struct settings *config;
+	bool foreign = false;
+	__u32 zero = 0;
+	int action;
 
 	if (skb->protocol != BE16(ETH_P_IP) && skb->protocol != BE16(ETH_P_IPV6))
 		return TC_ACT_OK;
 	if (origin == ORIGIN_NETWORK && skb->vlan_present)
+		return TC_ACT_OK;
+	config = settings.lookup(&zero);
+	if (!config)
 		return TC_ACT_OK;
 	make_linear(skb, headers_length(skb));
 	if (skb->protocol == BE16(ETH_P_IP))
@@ -22,10 +29,16 @@ static __always_inline int to_pods(struct __sk_buff *skb, int origin)
 	else
 		v.reason = parse_ipv6(skb, &p);
 	/* fragments leave traces, and errors are reported, only for our own */
-	if ((v.reason || p.fragment) && !receiver_of(&p, origin))
+	if (v.reason || p.fragment)
+		foreign = !receiver_of(&p, origin);
+	if (foreign && (v.reason || origin != ORIGIN_NETWORK || !masquerades(config, p.family)))
 		return TC_ACT_OK;
 	if (!v.reason)
-		v.reason = parse_l4(skb, &p);
+		v.reason = parse_l4(skb, &p, !foreign);
+	if (!v.reason && origin == ORIGIN_NETWORK && masquerades(config, p.family))
+		v.reason = unmasquerade(skb, &p, config);
+	if (foreign && !p.outer_port_be)
+		return TC_ACT_OK;
 	if (v.reason) {
 		v.endpoint = receiver_of(&p, origin);
 		if (!v.endpoint)
@@ -34,7 +47,8 @@ static __always_inline int to_pods(struct __sk_buff *skb, int origin)
 		if (v.endpoint != HOST_ENDPOINT || v.reason != DROP_UNKNOWN_L4)
 			return drop(skb, &p, &v);
 	}
-	return handle(skb, &p, origin);
+	action = handle(skb, &p, origin);
+	return p.outer_port_be && action == TC_ACT_OK ? TC_ACT_SHOT : action;
 }
 
 int from_network(struct __sk_buff *skb)
@@ -101,7 +115,7 @@ int to_uplink(struct __sk_buff *skb)
 	if (is_multicast(&p) || (skb->ingress_ifindex && !is_own(&p.source)))
 		return TC_ACT_OK;
 	if (!v.reason)
-		v.reason = parse_l4(skb, &p);
+		v.reason = parse_l4(skb, &p, true);
 	if (skb->ingress_ifindex && v.reason)
 		return TC_ACT_OK;
 	if (v.reason && v.reason != DROP_UNKNOWN_L4)

@@ -45,7 +45,7 @@ int from_overlay(struct __sk_buff *skb)
 	v.endpoint = receiver_of(&p, ORIGIN_OVERLAY);
 	if (!v.endpoint)
 		return to_node(skb, &p, &v);
-	v.reason = parse_l4(skb, &p);
+	v.reason = parse_l4(skb, &p, true);
 	/* the node speaks more protocols than pods may: policy judges them without ports */
 	if (v.reason && (v.endpoint != HOST_ENDPOINT || v.reason != DROP_UNKNOWN_L4))
 		return drop(skb, &p, &v);

@@ -27,7 +27,7 @@ int from_pod(struct __sk_buff *skb)
 			return action;
 	}
 	if (!v.reason)
-		v.reason = parse_l4(skb, &p);
+		v.reason = parse_l4(skb, &p, true);
 	if (v.reason)
 		return drop(skb, &p, &v);
 	return handle(skb, &p, ORIGIN_POD);

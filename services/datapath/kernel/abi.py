@@ -41,6 +41,8 @@ ENDPOINT_STATE = struct.Struct("=6I6s6sI")
 SETTINGS = struct.Struct("=14I2HI")
 FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
 FLOW = struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")
+MASQUERADE_KEY = struct.Struct("=16s16s2s2sB3x")
+MASQUERADE = struct.Struct("=Q16s2s6x")
 EVENT = struct.Struct("=Q16s16s4I2s2sHBBBB2BBB2x4QI4x")
 SHORTEST_EVENT_BYTES = 72
 """What programs of the first schema report; the rest has come to its end since, and zero there means as before."""
@@ -106,8 +108,8 @@ INNER_MAPS = {"policies": POLICY_MAP, "policy_ranges": RANGE_MAP}
 """What stands in the arrays of maps."""
 
 
-def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
-    """Return every map of the programs by name, for a flow table of `flows` and room for `addresses`."""
+def map_specs(flows: int, addresses: int, masquerades: int = 1) -> dict[str, MapSpec]:
+    """Return every map of the programs by name, for a flow table of `flows`, room for `addresses` and for `masquerades`."""
     return {
         "endpoints": MapSpec("hash", 16, 4, MAX_ENDPOINTS, NO_PREALLOC),
         "endpoint_state": MapSpec("array", 4, ENDPOINT_STATE.size, MAX_ENDPOINTS),
@@ -120,6 +122,10 @@ def map_specs(flows: int, addresses: int) -> dict[str, MapSpec]:
         "failsafe": MapSpec("hash", 4, 4, 4096, NO_PREALLOC),
         "conntrack": MapSpec("lru_hash", FLOW_KEY.size, FLOW.size, flows),
         "scratch": MapSpec("percpu_array", 4, 232, 1),
+        "masquerade": MapSpec("lru_hash", MASQUERADE_KEY.size, MASQUERADE.size, masquerades),
+        "masquerade_addresses": MapSpec("hash", 8, 16, 256, NO_PREALLOC),
+        "masquerade_exclusions": MapSpec("lpm_trie", 24, 4, 65536, NO_PREALLOC),
+        "masquerade_scratch": MapSpec("percpu_array", 4, MASQUERADE_KEY.size + MASQUERADE.size, 1),
         "fragments": MapSpec("lru_hash", 40, 8, 8192),
         "settings": MapSpec("array", 4, SETTINGS.size, 1),
         "denials": MapSpec("percpu_array", 4, 96, 1024),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fairlead.address import Address, Prefix
 from services.datapath.addressmaps import AddressDrift
+from services.datapath.outside import Masquerade, MasqueradedFlow
 
 
 @dataclass
@@ -18,6 +19,7 @@ class FakeWays:
     addresses: dict[Prefix, int] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     """The operations that changed something, oldest first."""
+    masquerade: Masquerade = field(default_factory=Masquerade)
 
 
 class FakeRoutes:
@@ -32,6 +34,19 @@ class FakeRoutes:
         """Remember the node's workload prefixes."""
         self._enter("set_prefixes")
         self.world.prefixes = tuple(sorted(set(prefixes)))
+
+    def set_masquerade(self, wanted: Masquerade) -> None:
+        """Remember what leaves as the node's; no packet of this kernel has an outside."""
+        self._enter("set_masquerade")
+        self.world.masquerade = wanted
+
+    def masquerade(self) -> Masquerade:
+        """Return what was set."""
+        return self.world.masquerade
+
+    def masqueraded(self) -> list[MasqueradedFlow]:
+        """Return nothing: packets leave no flows here."""
+        return []
 
     def tunnels(self) -> dict[Prefix, Address]:
         """Return prefix to the node that has it."""

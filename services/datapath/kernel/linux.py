@@ -6,18 +6,17 @@ short by a kill is completed by making it again; programs see an endpoint only w
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import abi, features, links, loader, overlay, pins, plumbing, routes, syscalls
+from services.datapath.kernel import abi, features, links, loader, masquerade, overlay, pins, plumbing, routes, syscalls
 from services.datapath.kernel.addressing import LinuxAddresses
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.firewall import Firewall, FirewallCalls
-from services.datapath.kernel.maps import ensure_pin_directory, jiffies_per_second
+from services.datapath.kernel.maps import ensure_pin_directory, jiffies_per_second, remove_pins
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.tables import Tables
 from services.datapath.operations import (
@@ -34,6 +33,7 @@ from services.datapath.operations import (
     PolicyKey,
     PolicyValue,
 )
+from services.datapath.outside import Masquerade, MasqueradedFlow
 from services.datapath.overlay import Overlay
 
 DEFAULT_PIN_DIRECTORY = Path("/sys/fs/bpf/tc/globals")
@@ -46,6 +46,8 @@ class Tuning:
     flows: int = 131_072
     """Entries of the flow table, some 170 bytes of kernel memory each."""
     addresses: int = 512_000
+    masquerades: int = 65_536
+    """Flows that have an outer end at a time, some 130 bytes of kernel memory each."""
     syn_timeout_s: int = 60
     established_timeout_s: int = 8000
     closing_timeout_s: int = 10
@@ -70,7 +72,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         self._uplinks = tuple(uplinks)
         self._tuning = tuning or Tuning()
         self._overlay = tunnels
-        self._tables = Tables(pin_directory, self._tuning.flows, self._tuning.addresses)
+        self._tables = Tables(pin_directory, self._tuning.flows, self._tuning.addresses, self._tuning.masquerades)
         self._firewall = Firewall(self._tables)
         self._programs: dict[str, int] = {}
         self._netlink: Netlink | None = None
@@ -188,17 +190,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         wire.send([links.remove_device(name) for name in mine])
         self._netlink = wire
         self.stop()
-        self._remove_pins()
-
-    def _remove_pins(self) -> None:
-        if not self._directory.is_dir():
-            return
-        for pin in self._directory.iterdir():
-            if pin.name.startswith((abi.PIN_PREFIX, "cilium_policy_")):
-                pin.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others may keep pins in any of them, and the mount point stays
-            for directory in (self._directory, *self._directory.parents):
-                directory.rmdir()
+        remove_pins(self._directory)
 
     # links
 
@@ -220,6 +212,21 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
     def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
         """Make the node's own stack reach these prefixes, and no others, through its pods' programs."""
         routes.set_routes(self._wire, prefixes, self._host_ifindex)
+
+    # masquerade
+
+    def set_masquerade(self, wanted: Masquerade) -> None:
+        """Make new flows to the world leave as wanted; flows that stand keep what they have while the family is masqueraded."""
+        addresses = masquerade.own_addresses(self._wire, self._uplinks, wanted.addresses)
+        self._tables.set_masquerade(wanted, addresses)
+
+    def masquerade(self) -> Masquerade:
+        """Return what programs do now; `addresses` are those that flows leave with."""
+        return self._tables.standing_masquerade()
+
+    def masqueraded(self) -> list[MasqueradedFlow]:
+        """Return the outer ends that are held, sorted."""
+        return self._tables.outer_ends.flows(jiffies_per_second())
 
     # rows
 

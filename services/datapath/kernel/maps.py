@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -184,6 +185,18 @@ def ensure_pin_directory(path: Path) -> None:
         raise KernelError(f"cannot make the pin directory {path}: {error.strerror}") from error
     if not is_bpffs(path):
         raise KernelError(f"{path} is not on a BPF file system: choose a pin directory below {_BPFFS}")
+
+
+def remove_pins(path: Path) -> None:
+    """Remove everything of ours that is pinned there, and the directories that are empty then."""
+    if not path.is_dir():
+        return
+    for pin in path.iterdir():
+        if pin.name.startswith((abi.PIN_PREFIX, "cilium_policy_")):
+            pin.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others may keep pins in any of them, and the mount point stays
+        for directory in (path, *path.parents):
+            directory.rmdir()
 
 
 def open_any(path: Path, name: str) -> Map | None:

@@ -20,7 +20,7 @@ from services.datapath.kernel import abi, syscalls
 from services.datapath.kernel.maps import Map, create_map, open_any, possible_cpus, unknown_shape
 from services.datapath.operations import KernelError
 
-_FORGETFUL = frozenset({"denials", "scratch"})
+_FORGETFUL = frozenset({"denials", "masquerade_scratch", "scratch"})
 """Maps that may begin empty."""
 
 

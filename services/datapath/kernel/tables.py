@@ -12,13 +12,14 @@ from pathlib import Path
 
 from fairlead.address import Address, Prefix
 from services.datapath.failsafe import HOST_ENDPOINT
-from services.datapath.kernel import abi, syscalls
+from services.datapath.kernel import abi, masquerade, syscalls
 from services.datapath.kernel.ipcache import AddressTables
 from services.datapath.kernel.maps import Map, open_or_create
 from services.datapath.kernel.migration import Migration, check_schema
 from services.datapath.kernel.policies import PolicyTables
 from services.datapath.kernel.tunnels import TunnelTable
 from services.datapath.operations import EndpointEntry, KernelError, PacketCounter, PolicyKey, PolicyValue
+from services.datapath.outside import Masquerade
 
 _ZERO = struct.pack("=I", 0)
 
@@ -30,9 +31,9 @@ def _number(value: int) -> bytes:
 class Tables:
     """All pinned maps of one node."""
 
-    def __init__(self, pin_directory: Path, flows: int, addresses: int) -> None:
+    def __init__(self, pin_directory: Path, flows: int, addresses: int, masquerades: int = 1) -> None:
         self._directory = pin_directory
-        self._specs = abi.map_specs(flows, addresses)
+        self._specs = abi.map_specs(flows, addresses, masquerades)
         self.maps: dict[str, Map] = {}
         self.policies = PolicyTables(pin_directory)
         self.migration = Migration(pin_directory, self._specs)
@@ -73,10 +74,29 @@ class Tables:
         self.maps["abi"].put(_ZERO, abi.ABI.pack(abi.SCHEMA_VERSION, abi.OLDEST_READER, source))
 
     def set_settings(self, settings: abi.Settings) -> None:
-        """Tell the programs; the address epoch stays what it is, and so does whether the node is filtered."""
-        standing = self.settings()
-        features = settings.features | (standing.features & abi.FEATURE_FIREWALL)
-        self._write_settings(settings._replace(address_epoch=standing.address_epoch, features=features))
+        """Tell the programs; the address epoch, masquerade and whether the node is filtered stay what they are."""
+        stands = self.settings()
+        kept = {"address_epoch": stands.address_epoch, "nat_first_port": stands.nat_first_port}
+        features = masquerade.keep(stands, settings) | stands.features & abi.FEATURE_FIREWALL
+        kept |= {"nat_last_port": stands.nat_last_port, "features": features}
+        self._write_settings(settings._replace(**kept))
+
+    # masquerade: rows first, settings after
+
+    @property
+    def outer_ends(self) -> masquerade.MasqueradeTables:
+        """Return the tables of masquerade."""
+        return masquerade.MasqueradeTables(self.maps)
+
+    def set_masquerade(self, wanted: Masquerade, addresses: Mapping[masquerade.WayOut, Address]) -> None:
+        """Tell the programs what leaves as the node's, and as whom."""
+        self.outer_ends.set_addresses(addresses)
+        self.outer_ends.set_exclusions(wanted.exclusions)
+        self._write_settings(masquerade.settings_with(self.settings(), wanted))
+
+    def standing_masquerade(self) -> Masquerade:
+        """Return what the programs are told."""
+        return masquerade.standing(self.settings(), self.outer_ends)
 
     def set_feature(self, feature: int, *, on: bool) -> None:
         """Turn one feature on or off."""

@@ -188,6 +188,12 @@ async def test_the_policy_map_comes_back_from_the_kernel(world: World) -> None:
     assert "Allow   Ingress    1001      app=employee  6379/TCP" in text
 
 
+async def test_masqueraded_flows_come_back_from_the_kernel(world: World) -> None:
+    text = (await world.run("bpf", "nat", "list")).text
+    assert "n1    TCP    10.0.1.2:1000  192.0.2.1:61000  198.51.100.7:443  2 s" in text
+    assert (await world.run("bpf", "nat", "list", "--node", "n2")).text == "no flow is masqueraded"
+
+
 async def test_ipam_lists_leases_and_what_is_free(world: World) -> None:
     text = (await world.run("ipam", "list")).text
     assert "n2    10.0.2.2  protected-db  leased  5m" in text

@@ -16,7 +16,7 @@ from fairlead.bus import Bus, Route, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
 from fairlead.errors import Exhausted, FairleadError, NotFound
-from fairlead.schema import BUCKETS, bgp, datapath, features, health, identity, ipam, policy
+from fairlead.schema import BUCKETS, bgp, datapath, features, health, identity, ipam, nat, policy
 from fairlead.schema import flow as flow_schema
 from fairlead.schema.base import BucketSpec, Empty, EndpointId, IdentityId, NodeName
 
@@ -113,6 +113,13 @@ class Node:
         entry = datapath.PolicyMapEntry(direction=0, identity=EMPLOYEE, protocol=6, port=6379, deny=False, precedence=0, proxy_port=0, packets=7, bytes=420, labels=LABELS[EMPLOYEE], origin=RULE)  # fmt: skip
         return datapath.PolicyMapDump(endpoint=found.endpoint, name=found.name, pin="/sys/fs/bpf/x", entries=(entry,))
 
+    async def outer_ends(self, _ask: Empty) -> nat.NatList:
+        if self.name == N2:
+            return nat.NatList(node=self.name, entries=())
+        ends = {"pod": Address(f"{self.subnet}.2"), "own": Address("192.0.2.1"), "remote": Address("198.51.100.7")}
+        one = nat.NatEntry(protocol=6, pod_port=1000, own_port=61000, remote_port=443, idle_s=2.4, **ends)
+        return nat.NatList(node=self.name, entries=(one,))
+
     async def lookup(self, ask: datapath.AddressQuery) -> datapath.AddressAnswer:
         return datapath.AddressAnswer(
             node=self.name, address=ask.address, prefix=f"{ask.address}/32", identity=EMPLOYEE
@@ -147,6 +154,7 @@ class Node:
             (datapath.ENDPOINTS, self.list_endpoints),
             (datapath.POLICY_MAP, self.dump),
             (datapath.LOOKUP_ADDRESS, self.lookup),
+            (nat.NAT, self.outer_ends),
             (flow_schema.FLOWS, self.list_flows),
             (features.FEATURES, self.list_features),
             (bgp.PEERS, self.peers),

@@ -19,6 +19,8 @@
 #define DROP_INVALID_EXTENSION	156 /* IPv6 extension headers are malformed or too many */
 #define DROP_FRAGMENT_TABLE	157 /* the first fragment could not be recorded */
 #define DROP_NO_TUNNEL		160 /* the far end's node is not known any more */
+#define DROP_NO_MAPPING		167 /* masquerade: no port is free, or nothing is known of the flow */
+#define DROP_NO_MASQUERADE	168 /* protocol that cannot be masqueraded */
 #define DROP_FIB		169 /* no route */
 #define DROP_INVALID_IDENTITY	171 /* a tunnel may not speak for this node, or for nobody */
 #define DROP_UNKNOWN_SENDER	172 /* tunnel from an address that is no node's */

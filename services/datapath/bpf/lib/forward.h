@@ -4,14 +4,17 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include "errors.h"
+#include "masquerade.h"
 
 #define FIB_SUCCESS  0
+#define FIB_TOO_BIG  8
 #define FIB_NO_NEIGH 7
 /* A length that every way has room for. The answer replaces it by the MTU, from 5.13 on and if the neighbour is known.
  */
-#define ASK_MTU 1
-#define INET	2
-#define INET6	10
+#define ASK_MTU	    1
+#define MTU_UNKNOWN 0xffff
+#define INET	    2
+#define INET6	    10
 
 struct neighbour {
 	__u32 family;
@@ -106,16 +109,43 @@ static __always_inline int find_hop(struct __sk_buff *skb, const struct packet *
 	fill_fib(&fib, p, config->host_ifindex);
 	fib.tot_len = ASK_MTU;
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (result == FIB_TOO_BIG)
+		return DROP_TOO_BIG;
 	if (result != FIB_SUCCESS && result != FIB_NO_NEIGH)
 		return DROP_FIB;
 	/* our own prefix, and yet nobody's address */
 	if (fib.ifindex == config->host_ifindex)
 		return DROP_UNKNOWN_TARGET;
 	*ifindex = fib.ifindex;
-	*mtu = fib.tot_len == ASK_MTU ? config->mtu : fib.tot_len;
+	*mtu = fib.tot_len == ASK_MTU ? MTU_UNKNOWN : fib.tot_len;
 	next->family = fib.family;
 	__builtin_memcpy(next->address, fib.ipv6_dst, 16);
 	return 0;
+}
+
+static __always_inline void keep_hop(struct flow *flow, const struct settings *config, const struct neighbour *next,
+				     __u32 ifindex, __u32 mtu)
+{
+	flow->hop_ifindex = ifindex;
+	flow->hop_mtu = mtu;
+	flow->hop_family = next->family;
+	__builtin_memcpy(flow->hop_address, next->address, 16);
+	flow->hop_until = bpf_jiffies64() + config->second / 100 + 1;
+}
+
+/* Find a masqueraded flow's way off the node, and have an outer end for it that fits the way. Returns 0 or a reason. */
+static __always_inline int find_outer_end(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
+					  struct flow *flow)
+{
+	struct neighbour next = {};
+	__u32 ifindex = 0, mtu = 0;
+	int reason = find_hop(skb, p, config, &next, &ifindex, &mtu);
+
+	if (!reason)
+		reason = map_flow(p, config, flow, ifindex);
+	if (!reason)
+		keep_hop(flow, config, &next, ifindex, mtu);
+	return reason;
 }
 
 /*
@@ -139,17 +169,14 @@ static __always_inline int to_network(struct __sk_buff *skb, const struct packet
 		reason = find_hop(skb, p, config, &next, &ifindex, &mtu);
 		if (reason)
 			return reason;
-		if (flow) {
-			flow->hop_ifindex = ifindex;
-			flow->hop_mtu = mtu;
-			flow->hop_family = next.family;
-			__builtin_memcpy(flow->hop_address, next.address, 16);
-			flow->hop_until = now + config->second / 100 + 1;
-		}
+		if (flow)
+			keep_hop(flow, config, &next, ifindex, mtu);
 	}
 	if (too_big(skb, p, mtu))
 		return DROP_TOO_BIG;
 	reason = decrement_ttl(skb, p->family);
+	if (!reason && flow && flow->flags & FLOW_MASQUERADED)
+		reason = masquerade_packet(skb, p, flow);
 	if (reason)
 		return reason;
 	*action = redirect_neigh(ifindex, &next, sizeof(next), 0);

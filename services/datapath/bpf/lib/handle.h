@@ -23,8 +23,12 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 		READ_ONCE(config->address_epoch) + READ_ONCE(who->source->epoch) + READ_ONCE(who->destination->epoch);
 	if (who->epoch != flow->epoch || !flow_alive(flow, config, p->protocol) || reopens(flow, p, from_low))
 		return false;
-	if (origin == ORIGIN_POD)
+	if (origin == ORIGIN_POD) {
+		/* the outer end is looked after on the slow way */
+		if (flow->flags & FLOW_MASQUERADED && bpf_jiffies64() >= flow->hop_until)
+			return false;
 		return who->source_endpoint && who->source->ifindex == skb->ifindex;
+	}
 	if (origin == ORIGIN_UPLINK)
 		return !who->destination_endpoint && (skb->ingress_ifindex || !who->far_flags) &&
 		       (who->source_endpoint == HOST_ENDPOINT || who->far_flags == FLOW_STACK);
@@ -37,7 +41,7 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 	/* a node whose pod has become another says so before the address map does, or after it */
 	if (origin == ORIGIN_OVERLAY)
 		return who->far_flags == FLOW_OVERLAY && sender_identity(flow, from_low) == p->tunnel_identity;
-	return !who->far_flags;
+	return !who->far_flags && p->outer_port_be == flow->nat_port_be;
 }
 
 /* Send the packet where it belongs, or tell its sender that it cannot get there. */
@@ -66,7 +70,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *p, int 
 	v->destination_identity = who->destination->identity;
 	v->direction = direction_of(origin);
 	drop(skb, p, v);
-	return tell_sender(skb, p, v->reason, config);
+	return p->outer_port_be ? TC_ACT_SHOT : tell_sender(skb, p, v->reason, config);
 }
 
 /* Tell what a packet that was judged, and passes, has of news. */
@@ -102,11 +106,18 @@ static __always_inline int handle_judged(struct __sk_buff *skb, struct packet *p
 	if (flow || !denied_just_now(skb, p, key, from_low, origin, config, v))
 		action = judge(skb, p, origin, key, flow, from_low, config, who, v, news);
 	if (action == CONTINUE) {
-		count(skb, 0, v->direction);
 		if (flow && news->of_flow)
 			report_flow(skb, p, flow, from_low, news->of_flow);
 		tell(skb, p, v, news);
-		return deliver(skb, p, origin, config, 0, who, v);
+		/* what leaves the node keeps its way, and its outer end, in the flow that was just written */
+		flow = origin == ORIGIN_POD && !who->destination_endpoint ? conntrack.lookup(key) : 0;
+		if (origin == ORIGIN_POD && (who->far_flags | (flow ? flow->flags : 0)) & FLOW_MASQUERADED) {
+			v->reason = flow ? find_outer_end(skb, p, config, flow) : DROP_NO_MAPPING;
+			if (READ_ONCE(v->reason))
+				return drop(skb, p, v);
+		}
+		count(skb, 0, v->direction);
+		return deliver(skb, p, origin, config, flow, who, v);
 	}
 	return action == REFUSED ? drop(skb, p, v) : action;
 }

@@ -11,13 +11,14 @@
 #include "denial.h"
 #include "firewall.h"
 #include "identity.h"
+#include "masquerade.h"
 #include "policy.h"
-#include "related.h"
 #include "tunnel.h"
 
-#define CONTINUE -1
-#define REFUSED	 -2  /* the verdict says why */
-#define NOT_OURS 255 /* as a reason: the packet is for somebody else */
+#define CONTINUE  -1
+#define REFUSED	  -2  /* the verdict says why */
+#define NOT_OURS  255 /* as a reason: the packet is for somebody else */
+#define UNRELATED 254 /* as a reason: the error quotes nothing that is known */
 
 /* Return the identity of the far end as sender. Only this node's own stack may speak as the host. */
 static __always_inline __u32 far_source_identity(struct packet *p, int origin, __u32 far_flags)
@@ -206,6 +207,22 @@ static __always_inline int record(struct __sk_buff *skb, struct packet *p, struc
 	return 0;
 }
 
+/*
+ * Let an error pass that quotes a packet of an allowed flow. What a pod says of a masqueraded flow speaks of the outer
+ * end then. Returns 0, UNRELATED or a reason.
+ */
+static __always_inline int relate(struct __sk_buff *skb, struct packet *p, int origin, const struct settings *config)
+{
+	struct packet quoted = {};
+	struct flow *flow = related_flow(skb, p, &quoted, config);
+
+	if (!flow)
+		return UNRELATED;
+	if (origin == ORIGIN_POD && flow->flags & FLOW_MASQUERADED)
+		return masquerade_error(skb, p, &quoted, flow);
+	return 0;
+}
+
 /* Returns CONTINUE for a packet that passes, REFUSED for one that is dropped, or what to do with it. */
 static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int origin, struct flow_key *key,
 				 struct flow *old, bool from_low, const struct settings *config, struct parties *who,
@@ -219,6 +236,11 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int or
 	news->of_flow = 0;
 	news->reason = 0;
 	v->is_reply = flow ? is_reply(flow, from_low) : origin == ORIGIN_UPLINK && answers(p);
+	if (origin == ORIGIN_NETWORK && p->outer_port_be && !p->icmp_error &&
+	    (!flow || flow->nat_port_be != p->outer_port_be)) {
+		v->reason = DROP_NO_MAPPING; /* only a pod's next packet can begin the flow anew */
+		return REFUSED;
+	}
 	v->reason = find_parties(skb, p, origin, flow, config, who);
 	if (v->reason)
 		return v->reason == NOT_OURS ? TC_ACT_OK : REFUSED;
@@ -229,9 +251,21 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int or
 	if (is_held(who, v))
 		return REFUSED;
 	v->reason = 0;
-	if (p->icmp_error && is_related(skb, p, config))
-		return CONTINUE;
-	judge_flow(skb, p, who, v->is_reply, v, news);
+	if (p->icmp_error) {
+		int related = relate(skb, p, origin, config);
+
+		v->reason = related == UNRELATED ? 0 : related;
+		if (related != UNRELATED)
+			return related ? REFUSED : CONTINUE;
+	}
+	if (origin == ORIGIN_POD && !flow && !who->destination_endpoint && !who->far_flags &&
+	    shall_masquerade(p, v->destination_identity, config))
+		who->far_flags = FLOW_MASQUERADED;
+	/* a pod may always reach itself: no policy speaks of that */
+	if (who->source_endpoint != who->destination_endpoint)
+		judge_flow(skb, p, who, v->is_reply, v, news);
+	if (!READ_ONCE(v->reason) && who->far_flags & FLOW_MASQUERADED && !can_masquerade(p))
+		v->reason = DROP_NO_MASQUERADE;
 	if (READ_ONCE(v->reason)) {
 		if (!flow)
 			remember_denial(skb, p, key, from_low, origin, config, who, v);

@@ -31,6 +31,8 @@
 #define TCP_RST 4
 #define TCP_ACK 16
 
+#define ICMP_HEADER 8
+
 #define FRAGMENT_FIRST 1
 #define FRAGMENT_LATER 2
 
@@ -54,9 +56,9 @@ struct packet {
 	__u8 family; /* 4 or 6 */
 	__u8 tcp_flags;
 	__u8 fragment;
-	__u8 icmp_error; /* carries the head of another packet */
-	__u8 unrecorded; /* may pass, but begins no flow */
-	__u8 pad[2];
+	__u8 icmp_error;     /* carries the head of another packet */
+	__u8 unrecorded;     /* may pass, but begins no flow */
+	__u16 outer_port_be; /* the packet came to this port of the node, and masquerade led it to a pod */
 };
 
 #define READ_ONCE(x)	     (*(volatile typeof(x) *)&(x))
@@ -83,6 +85,9 @@ static __always_inline void *start_of(const struct __sk_buff *skb)
 
 static __always_inline void *end_of(const struct __sk_buff *skb)
 {
+	/* otherwise the compiler keeps the address of the field over many uses, and the verifier refuses to read by it
+	 */
+	asm volatile("" : "+r"(skb));
 	return (void *)(long)skb->data_end;
 }
 
@@ -94,6 +99,11 @@ static __always_inline void write_gateway_mac(__u8 *mac)
 	mac[3] = 0;
 	mac[4] = 0;
 	mac[5] = 1;
+}
+
+static __always_inline bool is_icmp(const struct packet *p)
+{
+	return p->protocol == (p->family == 4 ? IPPROTO_ICMP : PROTOCOL_ICMPV6);
 }
 
 /* Make the first `wanted` bytes readable in place, or as many as the packet has. */

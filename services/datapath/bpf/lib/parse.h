@@ -177,11 +177,12 @@ static __always_inline int remember_fragment(struct packet *p)
 	return 0;
 }
 
-static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *p)
+/* Read the ports; `record`: a first fragment leaves them to the later ones. */
+static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *p, bool record)
 {
 	/* the mask tells the verifier (6.18) what MAX_EXTENSIONS guarantees: it loses the range on the stack */
 	__u8 *l4 = start_of(skb) + (p->l4_offset & 0x3fff);
-	bool icmp = p->protocol == (p->family == 4 ? IPPROTO_ICMP : PROTOCOL_ICMPV6);
+	bool icmp = is_icmp(p);
 	__u32 length = p->protocol == IPPROTO_TCP ? 20 : 8;
 
 	if (!icmp && p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP && p->protocol != PROTOCOL_SCTP)
@@ -202,5 +203,5 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *p)
 		p->dport_be = *(__u16 *)(l4 + 2);
 		p->policy_port_be = p->dport_be;
 	}
-	return p->fragment ? remember_fragment(p) : 0;
+	return p->fragment && record ? remember_fragment(p) : 0;
 }

@@ -4,8 +4,6 @@
 #include "conntrack.h"
 #include "parse.h"
 
-#define ICMP_HEADER 8
-
 /* Read the quoted transport header into `quoted`, which knows addresses and protocol already. */
 static __always_inline bool read_quoted_ports(struct __sk_buff *skb, struct packet *quoted, __u32 offset)
 {
@@ -13,7 +11,8 @@ static __always_inline bool read_quoted_ports(struct __sk_buff *skb, struct pack
 
 	if (bpf_skb_load_bytes(skb, offset, head, sizeof(head)))
 		return false;
-	if (quoted->protocol == (quoted->family == 4 ? IPPROTO_ICMP : PROTOCOL_ICMPV6)) {
+	quoted->l4_offset = offset;
+	if (is_icmp(quoted)) {
 		icmp_ports(quoted, head[0], *(__u16 *)(head + 4));
 		return !quoted->icmp_error;
 	}
@@ -47,17 +46,19 @@ static __always_inline bool read_quoted(struct __sk_buff *skb, const struct pack
 	return read_quoted_ports(skb, quoted, offset + sizeof(struct ipv6hdr));
 }
 
-/* Tell whether the error quotes a packet of an allowed flow that its receiver sent. */
-static __always_inline bool is_related(struct __sk_buff *skb, const struct packet *p, const struct settings *config)
+/* Return the allowed flow of which the error quotes a packet that the error's receiver sent, or nothing. */
+static __always_inline struct flow *related_flow(struct __sk_buff *skb, const struct packet *p, struct packet *quoted,
+						 const struct settings *config)
 {
-	struct packet quoted = {};
 	struct flow_key key = {};
 	struct flow *flow;
 
-	if (!read_quoted(skb, p, &quoted) || !same_address(&quoted.source, &p->destination))
-		return false;
-	make_flow_key(&key, &quoted.source, &quoted.destination, quoted.sport_be, quoted.dport_be);
-	key.protocol = quoted.protocol;
+	if (!read_quoted(skb, p, quoted) || !same_address(&quoted->source, &p->destination))
+		return 0;
+	make_flow_key(&key, &quoted->source, &quoted->destination, quoted->sport_be, quoted->dport_be);
+	key.protocol = quoted->protocol;
 	flow = conntrack.lookup(&key);
-	return flow && flow_alive(flow, config, key.protocol) && flow->epoch == epoch_of_flow(flow, config);
+	if (!flow || !flow_alive(flow, config, key.protocol) || flow->epoch != epoch_of_flow(flow, config))
+		return 0;
+	return flow;
 }

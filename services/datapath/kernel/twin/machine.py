@@ -184,6 +184,8 @@ class Machine:
     def _judge_both(self, case: Case, *, reply: bool) -> Told:
         """Judge the direction in which the flow began: the initiator's egress, then the responder's ingress."""
         packet = case.packet
+        if case.source == case.destination:
+            return case.told(_NEW, 0, INGRESS, case.destination)  # a pod may always reach itself
         initiator, responder = (case.source, case.source_identity), (case.destination, case.destination_identity)
         port = packet.policy_port
         if reply:

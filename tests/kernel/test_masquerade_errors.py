@@ -1,0 +1,104 @@
+"""What routers beyond the node say about masqueraded packets, and the node's own words about them: the pod hears all of it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from services.datapath.operations import DropReason as Drop
+from tests.kernel.outside import datagrams, drops
+from tests.kernel.rig import FAR, NODE, Rig, run
+from tests.kernel.test_errors import await_error, errors_of, talking
+
+pytestmark = pytest.mark.kernel
+
+families = pytest.mark.parametrize("family", [4, 6])
+BEYOND = {4: "198.51.100.7", 6: "2001:db8:7::7"}
+ROUTER = {4: "198.51.100.1", 6: "2001:db8:7::1"}
+_MTU = 1300
+
+
+@pytest.fixture
+def beyond(out: Rig) -> Iterator[Rig]:
+    """The far host is a router, and behind it, on a narrow link, stands another that knows no pods."""
+    far, name = f"{out.name}w", f"{out.name}x"
+    run("ip", "netns", "add", name)
+    run("ip", "-n", far, "link", "add", "far0", "mtu", str(_MTU), "type", "veth", "peer", "eth0", "netns", name)
+    run("ip", "-n", name, "link", "set", "eth0", "mtu", str(_MTU))
+    for which, device, addresses in ((far, "far0", ROUTER), (name, "eth0", BEYOND)):
+        run("ip", "-n", which, "addr", "add", f"{addresses[4]}/24", "dev", device)
+        run("ip", "-n", which, "addr", "add", f"{addresses[6]}/64", "dev", device, "nodad")
+        run("ip", "-n", which, "link", "set", device, "up")
+    for family in (4, 6):
+        run("ip", "-n", name, f"-{family}", "route", "add", "default", "via", ROUTER[family])
+        setting = "net.ipv4.ip_forward=1" if family == 4 else "net.ipv6.conf.all.forwarding=1"
+        run("nsenter", f"--net={out.netns('w')}", "sysctl", "-q", setting)
+    yield out
+    run("ip", "-n", far, "link", "del", "far0")  # its other end goes with the namespace, but some time later
+    run("ip", "netns", "del", name)
+    run("nsenter", f"--net={out.netns('w')}", "sysctl", "-q", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+
+
+@families
+def test_router_is_seen_by_who_traces_the_way(beyond: Rig, family: int) -> None:
+    level, option = (socket.IPPROTO_IP, socket.IP_TTL) if family == 4 else (socket.IPPROTO_IPV6, 16)
+    seen = []
+    for hops in (1, 2):
+        with talking(beyond, "1", family) as sending:
+            sending.setsockopt(level, option, hops)
+            sending.connect((BEYOND[family], 33434))
+            sending.send(b"how far")
+            await_error(sending)
+            seen.append(errors_of(sending, family))
+    assert seen == [(11 if family == 4 else 3, 0, address) for address in (NODE[family], FAR[family])]
+
+
+@families
+def test_transfer_finds_the_size_that_fits_beyond(beyond: Rig, family: int) -> None:
+    payload = b"x" * 300_000
+    with beyond.listen("x", 7500, family) as listening, beyond.socket_in("1", family=family) as sending:
+        sending.connect((BEYOND[family], 7500))
+        receiving, peer = listening.accept()
+        assert peer[0] == NODE[family]
+        receiving.settimeout(5)
+        sending.sendall(payload)
+        sending.shutdown(socket.SHUT_WR)
+        received = b""
+        while more := receiving.recv(1 << 16):
+            received += more
+        receiving.close()
+    assert received == payload
+    assert drops(beyond) == []
+
+
+@families
+def test_datagram_too_large_for_a_link_beyond_is_told_to_the_pod(beyond: Rig, family: int) -> None:
+    with datagrams(beyond, "x", family, 7501) as sink, talking(beyond, "1", family) as sending:
+        level, option = (socket.IPPROTO_IP, 10) if family == 4 else (socket.IPPROTO_IPV6, 23)
+        sending.setsockopt(level, option, 2)
+        sending.connect((BEYOND[family], 7501))
+        sending.send(b"x" * 1400)
+        await_error(sending)
+        assert errors_of(sending, family) == (3 if family == 4 else 2, _MTU, FAR[family])
+        sending.send(b"x" * 1000)
+        assert len(sink.recv(2000)) == 1000
+
+
+@families
+def test_datagram_too_large_for_the_first_link_is_refused_in_the_pods_own_words(out: Rig, family: int) -> None:
+    """The node's answer quotes the pod's packet, not what would have left."""
+    target = "198.51.100.8" if family == 4 else "2001:db8:7::8"
+    run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family], "mtu", "lock", str(_MTU))
+    try:
+        with talking(out, "1", family) as sending:
+            level, option = (socket.IPPROTO_IP, 10) if family == 4 else (socket.IPPROTO_IPV6, 23)
+            sending.setsockopt(level, option, 2)
+            sending.connect((target, 7502))
+            sending.send(b"x" * 1400)
+            await_error(sending)
+            assert errors_of(sending, family) == (3 if family == 4 else 2, _MTU, NODE[family])
+        assert drops(out) == [Drop.TOO_BIG]
+    finally:
+        run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family])
