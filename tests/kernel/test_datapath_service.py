@@ -58,7 +58,7 @@ class Process:
 
     async def attach(self, name: str, address: str, label: str) -> EndpointStatus:
         netns = self.bench.namespace(name)
-        ask = AttachEndpoint(name=name, netns=netns, addresses=(Address(address),), labels=(label,), wait_s=10)
+        ask = AttachEndpoint(name=name, netns=netns, addresses=(Address(address),), labels=(label,), wait_s=60)
         return await self.datapath.attach(ask)
 
     async def connects(self, source: tuple[str, str], destination: tuple[str, str], port: int) -> bool:

@@ -79,7 +79,7 @@ class Node:
         """Return the service's answer."""
         return await self.bus.request(topic, message, node=NODE, timeout_s=timeout_s)
 
-    async def attach(self, name: str, addresses: tuple[str, ...], label: str, wait_s: float = 10) -> EndpointStatus:
+    async def attach(self, name: str, addresses: tuple[str, ...], label: str, wait_s: float = 60) -> EndpointStatus:
         """Connect the namespace of that name."""
         wish = AttachEndpoint(
             name=name,
