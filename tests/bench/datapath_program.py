@@ -9,15 +9,17 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
-from fairlead.address import Address, Prefix
+from fairlead.address import Address, Family, Prefix
+from fairlead.schema.identity import WORLD as WORLD_IDENTITY
 from services.datapath.kernel import links, netlink
 from services.datapath.kernel.linux import Tuning
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.testrun import REDIRECT, SHOT
 from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.outside import Masquerade
 from services.datapath.overlay import Overlay
 from tests.bench.programs import DESTINATION, NOTHING, PORT, PORTS, PORTS_PER_DPORT, Case, Programs
 from tests.bench.tables import Table
@@ -26,6 +28,9 @@ from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run
 
 PEER = {4: "198.51.100.7", 6: "2001:db8:7::7"}
 PEER_IDENTITY, TCP = 2000, 6
+WORLD = {4: "203.0.113.7", 6: "2001:db8:9::9"}
+OUTSIDE = "outside"
+"""The node that masquerades."""
 IN, OUT = 0, 1
 OVERLAY = "overlay"
 """The node whose packets to others travel in VXLAN."""
@@ -96,7 +101,7 @@ def _far_mac(rig: Rig) -> str:
 
 def policy(peer: int, entries: int, protocols: tuple[int, ...] = (TCP,)) -> dict[PolicyKey, PolicyValue]:
     """Return a policy of that many entries in both directions, of which one per direction and peer decides."""
-    deciding = itertools.product((peer, PEER_IDENTITY), protocols, (IN, OUT))
+    deciding = itertools.product((peer, PEER_IDENTITY, WORLD_IDENTITY), protocols, (IN, OUT))
     rows = {PolicyKey(who, 0, protocol, direction): PolicyValue() for who, protocol, direction in deciding}
     for number in range(entries - len(rows)):
         rows[PolicyKey(30_000 + number // 2, 80, TCP, number % 2)] = PolicyValue(provenance=1)
@@ -130,6 +135,19 @@ def ingress(node: Node, name: str, family: int = 4, **more: int) -> Case:
     return Case(name, "from_network", packet, node.uplink, action=REDIRECT, **more)
 
 
+def masqueraded(node: Node, family: int, suffix: str = "") -> Iterator[Case]:
+    """Yield a TCP packet from pod 1 to the world, and the answer to it; the flow between them stands afterwards."""
+    rig = node.rig
+    packet = frame(tcp(1024, 80, 16, b"x" * 32), pod_address(1, family), WORLD[family])
+    name, ifindex = f"established pod to world, masqueraded{suffix}", rig.plugged[1].ifindex
+    yield Case(name, "from_pod", packet, ifindex, action=REDIRECT)
+    with closing(rig.program("from_pod")) as program:
+        program.run(packet, ifindex)
+    [end] = [flow for flow in rig.kernel.masqueraded() if flow.remote == WORLD[family]]
+    answer = frame(tcp(80, end.own_port, 16, b"x" * 32), WORLD[family], NODE[family])
+    yield Case(f"answer of the world, masqueraded{suffix}", "from_network", answer, node.uplink, action=REDIRECT)
+
+
 def denied(rig: Rig, name: str, source: int, **more: int) -> Case:
     """Return a UDP packet that no entry of the pod's policy allows."""
     packet = frame(udp(1024, 53, b"x" * 46), pod_address(source, 4), pod_address(3 - source, 4))
@@ -145,6 +163,9 @@ def rows_of(node: Node) -> list[Row]:
         cases.append(Row(node.name, remote(rig, "established pod to remote, VXLAN, IPv6", 6)))
         cases.append(Row(node.name, remote(rig, "established remote, VXLAN, 50 000 flows cycling", **cycling)))
         return cases
+    if node.name == OUTSIDE:
+        rig.kernel.set_masquerade(Masquerade(frozenset({Family.IPV4, Family.IPV6})))
+        return [Row(node.name, case) for case in (*masqueraded(node, 4), *masqueraded(node, 6, ", IPv6"))]
     cases.append(Row(node.name, local(rig, 4, "established pod to local pod")))
     cases.append(Row(node.name, remote(rig, "established pod to remote")))
     cases.append(Row(node.name, ingress(node, "ingress from the network")))
@@ -169,6 +190,7 @@ def measure(rounds: int) -> list[Row]:
     """Build the nodes, run all rows in turn that many times, and return what they took."""
     programs = Programs()
     sizes = {"base": (10, 1000), "entries": (16_384, 1000), "addresses": (10, 300_000), OVERLAY: (10, 1000)}
+    sizes[OUTSIDE] = (10, 1000)
     ways = {OVERLAY: Overlay("vxlan", (Address(NODE[4]),))}
     with ExitStack() as stack:
         nodes = {
@@ -178,7 +200,10 @@ def measure(rounds: int) -> list[Row]:
         for node in nodes.values():
             with netlink.inside(node.rig.netns("n")):
                 node.prepare()
-        rows = [row for node in nodes.values() for row in rows_of(node)]
+        rows = []
+        for node in nodes.values():
+            with netlink.inside(node.rig.netns("n")):
+                rows += rows_of(node)
         for number in range(rounds):
             for row in rows:
                 _once(programs, nodes[row.node], row, first=number == 0)
@@ -233,7 +258,7 @@ def tables(rows: list[Row]) -> list[Table]:
     by = {(row.node, row.case.name): row for row in rows}
     for row in rows:
         name = row.case.name
-        if row.node not in {"base", OVERLAY}:
+        if row.node not in {"base", OVERLAY, OUTSIDE}:
             continue
         cost.add(
             name,
