@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fairlead.app import App, launch
 from services.datapath import host
+from services.datapath.kernel.tuning import tuning_of
 from services.datapath.masquerade import masquerade_of
 from services.datapath.service import Datapath
 from services.datapath.settings import DatapathSettings, overlay_of
@@ -27,7 +28,7 @@ async def serve(settings: DatapathSettings) -> None:
     addresses = settings.node_addresses or host.addresses(uplinks)
     async with App("datapath", settings) as app:
         overlay = overlay_of(settings, addresses)
-        kernel = LinuxKernel(Path(settings.pin_directory), uplinks, tunnels=overlay)
+        kernel = LinuxKernel(Path(settings.pin_directory), uplinks, tuning_of(settings), tunnels=overlay)
         store = Store(app.state_dir)
         surveyor = Surveyor(Path(settings.pin_directory), uplinks, overlay)
         datapath = Datapath(

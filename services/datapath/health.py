@@ -27,6 +27,7 @@ def conditions(datapath: Datapath, alarm_s: float) -> Iterator[Condition]:
     quiet, found = datapath.breakglass.condition(alarm_s)
     yield "breakglass", quiet, found
     yield _held_deletes(datapath)
+    yield datapath.collector.collection.condition()
     yield "overlay", not (troubles := datapath.node.tunnels.troubles), _some(troubles)
     yield "host policy", not datapath.node.host.hindrance, datapath.node.host.words
     text = trouble(datapath.node.masquerade.base, host.local_ports())

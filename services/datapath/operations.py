@@ -220,6 +220,20 @@ class Feature:
     """What is used where it is missing; empty: without it the datapath does not start."""
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """What one slice of the flow table had in it."""
+
+    last: bool
+    """The pass is over; the next call begins another."""
+    alive: int = 0
+    deleted: int = 0
+    capacity: int = 0
+    """Entries that the whole table holds."""
+    ended: tuple[Event, ...] = ()
+    """The ends of those deleted that were not told yet."""
+
+
 class EventsLost(NamedTuple):
     """Reports that did not come."""
 
@@ -317,6 +331,9 @@ class Kernel(AddressMaps, Protocol):
 
     def events_lost(self) -> EventsLost:
         """Return how many reports did not come, by why: since the maps were created, but `unknown` since `start`."""
+
+    def sweep(self) -> Sweep:
+        """Look through the next slice of the flow table, and delete what has been over for a while; never a flow that is valid."""
 
     def counters(self) -> list[PacketCounter]:
         """Return the packets forwarded and dropped, per reason and direction; what never happened is left out."""

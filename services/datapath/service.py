@@ -30,6 +30,7 @@ from services.datapath.answers import nat_list, policy_line
 from services.datapath.audit import audited
 from services.datapath.breakglass import BreakGlassLog
 from services.datapath.capabilities import Capabilities
+from services.datapath.collector import Collector
 from services.datapath.endpoints import EndpointOperations
 from services.datapath.explain import Circumstances, explain
 from services.datapath.failsafe import HOST_ENDPOINT, failsafe, tunnel_ports
@@ -95,6 +96,7 @@ class Datapath:
         self._random = random or Random()  # noqa: S311 - spreads retries and names flows, guards no secret
         budgets = (settings.flow_records_per_s, settings.flow_messages_per_s)
         self.flows = FlowRecorder(kernel, self._explain, clock, self._random, budgets)
+        self.collector = Collector(kernel, self.thread, clock, self.flows.record)
         self._realised = Projector(bus.bucket(topics.REALISED), clock=clock)
         self._endpoint_operations = EndpointOperations(self.node.endpoints, self._realiser, self.thread)
         self._verification = Verification(self.node, kernel, self.thread, self._realiser, inspector)
@@ -130,6 +132,7 @@ class Datapath:
             },
             "patrol": self._patrol,
             "flows": self.flows.read,
+            "collector": self.collector.run,
         }
         return {
             "kernel": self._start_kernel,

@@ -56,6 +56,20 @@ class DatapathSettings(CommonSettings, frozen=True, kw_only=True):
     """Flow events recorded per second at most; more are counted as lost."""
     flow_messages_per_s: Annotated[int, Meta(ge=0, le=100_000)] = 200
     """Flow events published on the bus per second at most; more are recorded on the node only."""
+    flows: Annotated[int, Meta(ge=1024, le=16_777_216)] = 131_072
+    """Flows that the node remembers at once, some 200 bytes of kernel memory each. A larger number than before moves the table at the next start;
+    a smaller one leaves it as it is."""
+    flow_syn_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] = 60
+    """How long a flow that says nothing is believed: TCP before anything but a SYN; then established, closed by both ends; all else."""
+    flow_established_timeout_s: Annotated[int, Meta(ge=10, le=604_800)] = 8000
+    flow_closing_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 10
+    flow_other_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] = 60
+    flow_report_interval_s: Annotated[int, Meta(ge=0, le=86_400)] = 0
+    """How often a flow that lasts is reported; 0: its begin and end only."""
+    flow_events_per_s: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    """New flows, and as many ends, that the programs report per second and processor; more are counted as lost."""
+    drop_events_per_s: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    """Drops, and as many audited packets, alike."""
     break_glass_alarm_s: Annotated[float, Meta(ge=0)] = 3600.0
     """How long foreign entries that were found keep the health degraded."""
 

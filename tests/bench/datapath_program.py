@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from fairlead.address import Address, Family, Prefix
 from fairlead.schema.identity import WORLD as WORLD_IDENTITY
 from services.datapath.kernel import links, netlink
-from services.datapath.kernel.linux import Tuning
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.testrun import REDIRECT, SHOT
+from services.datapath.kernel.tuning import Tuning
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.outside import Masquerade
 from services.datapath.overlay import Overlay

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from fairlead.address import Prefix
 from services.datapath.kernel import links, netlink
-from services.datapath.kernel.linux import Tuning
 from services.datapath.kernel.netlink import Netlink
+from services.datapath.kernel.tuning import Tuning
 from tests.bench.datapath_program import PEER_IDENTITY, policy
 from tests.bench.programs import Programs
 from tests.kernel.rig import FAR, new_rig, pod_address, run

@@ -14,8 +14,9 @@ import pytest
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import maps, netlink
-from services.datapath.kernel.linux import LinuxKernel, Tuning
+from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.testrun import TestRun
+from services.datapath.kernel.tuning import Tuning
 from services.datapath.operations import EndpointEntry, Event, KernelError, Link, Plugged, PolicyKey, PolicyValue
 from services.datapath.overlay import Overlay
 

@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from fairlead.address import Address, Prefix
 from fairlead.schema.identity import HOST, WORLD
 from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
+from services.datapath.kernel.fake_flows import FakeFlows
 from services.datapath.kernel.fake_routes import FakeRoutes
 from services.datapath.kernel.fake_world import FakeWorld, PacketVerdict
 from services.datapath.kernel.twin.cases import Fate, Met
@@ -37,7 +38,7 @@ from services.datapath.operations import (
 _EVENTS_KEPT = 4096
 
 
-class FakeKernel(FakeRoutes):
+class FakeKernel(FakeFlows, FakeRoutes):
     """One process's hold on a FakeWorld."""
 
     world: FakeWorld

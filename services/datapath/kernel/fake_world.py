@@ -9,6 +9,7 @@ from typing import NamedTuple
 from fairlead.address import Address
 from services.datapath.failsafe import HostEntry
 from services.datapath.kernel.abi import unpack_address
+from services.datapath.kernel.fake_flows import FakeTable
 from services.datapath.kernel.fake_routes import FakeWays
 from services.datapath.kernel.twin.cases import Route
 from services.datapath.kernel.twin.machine import Machine
@@ -39,7 +40,7 @@ class PacketVerdict(NamedTuple):
 
 
 @dataclass
-class FakeWorld(FakeWays):
+class FakeWorld(FakeWays, FakeTable):
     """What outlives a process: hand the same world to a second `FakeKernel`, and it adopts what it finds."""
 
     started: bool = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
@@ -18,7 +17,9 @@ from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.firewall import Firewall, FirewallCalls
 from services.datapath.kernel.maps import ensure_pin_directory, jiffies_per_second, remove_pins
 from services.datapath.kernel.netlink import Netlink
+from services.datapath.kernel.sweep import Sweeper
 from services.datapath.kernel.tables import Tables
+from services.datapath.kernel.tuning import Tuning
 from services.datapath.operations import (
     EndpointEntry,
     Event,
@@ -32,29 +33,12 @@ from services.datapath.operations import (
     PolicyCounters,
     PolicyKey,
     PolicyValue,
+    Sweep,
 )
 from services.datapath.outside import Masquerade, MasqueradedFlow
 from services.datapath.overlay import Overlay
 
 DEFAULT_PIN_DIRECTORY = Path("/sys/fs/bpf/tc/globals")
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Sizes and times that a node may want otherwise."""
-
-    flows: int = 131_072
-    """Entries of the flow table, some 170 bytes of kernel memory each."""
-    addresses: int = 512_000
-    masquerades: int = 65_536
-    """Flows that have an outer end at a time, some 130 bytes of kernel memory each."""
-    syn_timeout_s: int = 60
-    established_timeout_s: int = 8000
-    closing_timeout_s: int = 10
-    other_timeout_s: int = 60
-    drop_events_per_second: int = 1000
-    """Per processor; what is above counts as lost."""
-    flow_events_per_second: int = 1000
 
 
 class LinuxKernel(LinuxAddresses, FirewallCalls):
@@ -77,6 +61,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         self._programs: dict[str, int] = {}
         self._netlink: Netlink | None = None
         self._reader: EventReader | None = None
+        self._sweeper: Sweeper | None = None
         self._host_ifindex = 0
         self._mtu_bytes = 0
         self._features: tuple[Feature, ...] = ()
@@ -143,6 +128,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
                 new_flows_per_second=tuning.flow_events_per_second,
                 closed_flows_per_second=tuning.flow_events_per_second,
                 audits_per_second=tuning.drop_events_per_second,
+                report_interval=second * tuning.report_interval_s,
                 mtu_bytes=self._mtu_bytes,
                 tunnel_ifindex=tunnel_ifindex,
             )
@@ -170,9 +156,10 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         for fd in self._programs.values():
             os.close(fd)
         self._programs.clear()
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        for helper in (self._reader, self._sweeper):
+            if helper is not None:
+                helper.close()
+        self._reader = self._sweeper = None
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
@@ -283,6 +270,11 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         """Return how many reports did not come, by why."""
         unknown = self._reader.strange if self._reader else 0
         return EventsLost(*self._tables.events_lost(), unknown)
+
+    def sweep(self) -> Sweep:
+        """Look through the next slice of the flow table, and delete what has been over for a while."""
+        self._sweeper = self._sweeper or Sweeper(self._tables)
+        return self._sweeper.sweep()
 
     def counters(self) -> list[PacketCounter]:
         """Return the packets forwarded and dropped, per reason and direction; what never happened is left out."""

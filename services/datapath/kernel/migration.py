@@ -119,8 +119,8 @@ class Migration:
 
 
 def _has_grown(found: abi.MapSpec, wanted: abi.MapSpec) -> bool:
-    """Tell whether this version asks for more places of an array; in other kinds a number of entries is a node's choice."""
-    return found.kind in {"array", "percpu_array"} and found.entries < wanted.entries
+    """Tell whether more places are asked for: of an array by this version, of the flow table by the node."""
+    return found.kind in {"array", "percpu_array", "lru_hash"} and found.entries < wanted.entries
 
 
 def _is_newer(value: bytes, standing: bytes | None) -> bool:

@@ -13,9 +13,9 @@ from random import Random
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi
-from services.datapath.kernel.linux import Tuning
 from services.datapath.kernel.maps import jiffies_per_second
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
+from services.datapath.kernel.tuning import Tuning
 from services.datapath.kernel.twin.cases import Action, Fate, Met, Origin, Route, Told
 from services.datapath.kernel.twin.flows import End, FlowKey
 from services.datapath.kernel.twin.machine import Machine

@@ -1,0 +1,121 @@
+"""Takes flows that are over out of the flow table, a slice at a time.
+
+A flow is trusted for so long, and taken out half a minute later: then the programs have long ceased to believe in it, and a packet of it would
+have begun it anew. Should that happen in the very moment, what was taken is seen to be young, and is put back.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+
+from services.datapath.kernel import abi, syscalls
+from services.datapath.kernel.flowcalls import Jiffies, map_take
+from services.datapath.kernel.maps import Map, refusals
+from services.datapath.kernel.tables import Tables
+from services.datapath.operations import Event, EventKind, Sweep
+
+GRACE_S = 30
+FRAGMENT_S = 30
+"""How long the stacks of this world wait for the rest of a fragmented packet."""
+_AT_ONCE = 2048
+_TCP = 6
+_LOW_BEGAN, _ESTABLISHED, _CLOSED, _AUDITED, _TOLD = 1, 2, 12, 256, 512
+_PROTOCOL_AT = 36
+_HEAD = struct.Struct(f"=Q8xI{abi.FLOW.size - 20}x")
+_FRAGMENT = struct.Struct("=6xH")
+
+
+def trusted_for(protocol: int, flags: int, settings: abi.Settings) -> int:
+    """Return for how many jiffies a silent flow is believed: the twin of `flow_alive` in `bpf/lib/conntrack.h`."""
+    if protocol != _TCP:
+        return settings.other_timeout
+    if flags & _CLOSED == _CLOSED:
+        return settings.closing_timeout
+    return settings.established_timeout if flags & _ESTABLISHED else settings.syn_timeout
+
+
+class Sweeper:
+    """One pass after the other over a node's flow table."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables, self._jiffies = tables, Jiffies()
+        self._pass: Iterator[tuple[bytes, bytes]] | None = None
+
+    def sweep(self) -> Sweep:
+        """Look through the next slice. The last one of a pass looks through the fragments too."""
+        table, settings = self._tables.maps["conntrack"], self._tables.settings()
+        if self._pass is None:
+            sizes = table.spec.key_bytes, table.spec.value_bytes
+            self._pass = syscalls.map_lookup_batch(table.fd, *sizes, min(_AT_ONCE, table.spec.entries))
+        with refusals(table.name):
+            keys, values = next(self._pass, (b"", b""))
+            last, now = not keys, self._jiffies.now()
+            ended = [*self._taken(table, keys, values, now, settings)] if keys else []
+        if last:
+            self._pass = None
+            self._sweep_fragments(now, settings)
+        alive = len(keys) // table.spec.key_bytes - len(ended)
+        told = tuple(event for event in ended if event is not None)
+        return Sweep(last=last, alive=alive, deleted=len(ended), capacity=table.spec.entries, ended=told)
+
+    def _taken(
+        self, table: Map, keys: bytes, values: bytes, now: int, settings: abi.Settings
+    ) -> Iterator[Event | None]:
+        """Take out what is over; yield for each its end, or None if that was told already."""
+        grace, size = GRACE_S * settings.second, table.spec.key_bytes
+        for number, (seen, flags) in enumerate(_HEAD.iter_unpack(values)):
+            protocol = keys[number * size + _PROTOCOL_AT]
+            if now - seen <= trusted_for(protocol, flags, settings) + grace:
+                continue
+            key = keys[number * size : (number + 1) * size]
+            held = map_take(table.fd, key, table.spec.value_bytes) if table.get(key) else None
+            if held is None:
+                continue
+            seen_last, last_flags = _HEAD.unpack(held)
+            if now - seen_last <= trusted_for(protocol, last_flags, settings):
+                table.add(key, held)  # begun anew since it was read
+                continue
+            yield None if last_flags & _TOLD else _end_of(key, held, (now - seen_last) / settings.second)
+
+    def _sweep_fragments(self, now: int, settings: abi.Settings) -> None:
+        table, now_s = self._tables.maps["fragments"], now // settings.second
+        for key, value in table.items().items():
+            (seen_s,) = _FRAGMENT.unpack(value)
+            if (now_s - seen_s) & 0xFFFF > FRAGMENT_S:
+                table.delete(key)
+
+    def close(self) -> None:
+        """Give descriptors back."""
+        self._jiffies.close()
+
+
+def _end_of(key: bytes, value: bytes, silent_s: float) -> Event:
+    """Return the report of a flow's end, as the programs would have written it when they saw it last."""
+    low, high, low_port, high_port, protocol = abi.FLOW_KEY.unpack(key)
+    fields = abi.FLOW.unpack(value)
+    low_endpoint, high_endpoint, flags, source_identity, destination_identity = fields[2:7]
+    packets, sizes, tcp_flags = fields[8:10], fields[10:12], fields[16:18]
+    ends = [(low, low_port, low_endpoint), (high, high_port, high_endpoint)]
+    source, destination = ends if flags & _LOW_BEGAN else reversed(ends)
+    return Event(
+        kind=EventKind.CLOSED,
+        reason=0,
+        direction=0 if destination[2] else 1,
+        protocol=protocol,
+        source=abi.unpack_address(source[0]),
+        destination=abi.unpack_address(destination[0]),
+        sport=int.from_bytes(source[1], "big"),
+        dport=int.from_bytes(destination[1], "big"),
+        source_identity=source_identity,
+        destination_identity=destination_identity,
+        endpoint=destination[2] or source[2],
+        provenance=0,
+        length_bytes=0,
+        time_ns=time.monotonic_ns() - round(silent_s * 1e9),
+        tcp_flags=tcp_flags,
+        audited=bool(flags & _AUDITED),
+        packets=packets,
+        bytes=sizes,
+    )
