@@ -31,7 +31,7 @@ generated: setup  ## documents that are made from the schema
 test: setup  ## every test that this machine can run; says at its end what it could not
 	$(PY) -m pytest -p tests.support.notrun
 
-test-restart: setup  ## a thousand SIGKILLs of the datapath under traffic; ARGS="--kills 100" for fewer
+test-restart: setup  ## a thousand SIGKILLs under traffic, also amid moves of the maps; ARGS="--kills 60 --moves 40" for fewer
 	$(PY) -m tests.restart $(ARGS)
 
 lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it running, ROUTING=vxlan or geneve, FAMILY=6, UNDERLAY=6

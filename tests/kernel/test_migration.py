@@ -31,8 +31,10 @@ IDLE = 20
 
 @pytest.fixture(scope="module")
 def codes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    here = {2: versions.REPOSITORY}
-    return here | {schema: versions.make(tmp_path_factory.mktemp(f"v{schema}"), schema) for schema in (3, 4)}
+    if reason := versions.missing():
+        pytest.skip(f"MIGRATION IS NOT TESTED: {reason}")
+    here = {versions.CURRENT: versions.REPOSITORY}
+    return here | {schema: versions.make(tmp_path_factory.mktemp(f"v{schema}"), schema) for schema in (1, 3, 4)}
 
 
 @pytest.fixture
@@ -132,7 +134,8 @@ def old_pins(rig: Rig) -> list[str]:
     return [pin.name for pin in rig.pins.iterdir() if "_old_" in pin.name or pin.name.endswith("_new")]
 
 
-@pytest.mark.parametrize("path", [(4, 2), (3, 4, 3, 2)])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", [(4, 2), (1, 3, 4, 3, 1, 2)])
 def test_maps_change_their_shape_under_traffic(
     fresh: Rig, traffic: Traffic, codes: dict[int, Path], path: tuple[int, ...]
 ) -> None:
@@ -171,7 +174,7 @@ def test_flow_table_is_carried_over_entry_by_entry(fresh: Rig, codes: dict[int, 
 def test_kill_at_any_point_is_finished_by_the_next_start(fresh: Rig, traffic: Traffic, codes: dict[int, Path]) -> None:
     """The process that moves the maps is killed after ever longer; whichever version comes next finishes."""
     for number, after_s in enumerate((0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.6, 0.8, 1.0, 1.5)):
-        code = codes[(3, 4, 2)[number % 3]]
+        code = codes[(3, 1, 4, 2)[number % 4]]
         environment = os.environ | {"PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-c", versions.DRIVER, str(fresh.pins)]
         process = subprocess.Popen(

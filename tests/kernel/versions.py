@@ -1,4 +1,7 @@
-"""Other versions of the datapath for tests: copies of the code whose maps have grown. They run as processes of their own."""
+"""Other versions of the datapath for tests: the former one as it was, and copies of the code whose maps have grown.
+
+They run as processes of their own. The former version comes from the repository's history.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from services.datapath.kernel import abi
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOW_GREW = (
     (
@@ -17,6 +22,7 @@ FLOW_GREW = (
         "\t__u32 hop_mtu;\n\t__u32 reserved;\n\t__u64 grown;\n};",
     ),
     ("kernel/abi.py", 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")', 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4xQ")'),
+    ("kernel/abi.py", '"scratch": MapSpec("percpu_array", 4, 232, 1)', '"scratch": MapSpec("percpu_array", 4, 240, 1)'),
 )
 STATE_GREW = (
     (
@@ -38,6 +44,9 @@ IDENTITY_GREW = (
     ("kernel/ipcache.py", 'struct.pack("=I", puts[prefix])', 'struct.pack("=II", puts[prefix], 0)'),
     ("kernel/ipcache.py", "int.from_bytes(value, sys.byteorder)", "int.from_bytes(value[:4], sys.byteorder)"),
 )
+CURRENT = abi.SCHEMA_VERSION
+FORMER = {1: "6bf73ce77b4be160f5c032c84e89edc821d369c2"}
+"""The last commit of each schema that was."""
 CHANGES = {3: FLOW_GREW + STATE_GREW, 4: FLOW_GREW + STATE_GREW + IDENTITY_GREW}
 
 DRIVER = """
@@ -53,11 +62,28 @@ kernel.stop()
 """
 
 
+def missing() -> str:
+    """Return why the former version cannot be had here, or nothing."""
+    asks = [["git", "-C", str(REPOSITORY), "cat-file", "-e", f"{commit}^{{commit}}"] for commit in FORMER.values()]
+    if all(subprocess.run(ask, capture_output=True, check=False).returncode == 0 for ask in asks):
+        return ""
+    return "the former version is not in the repository's history here: clone it whole (git fetch --unshallow)"
+
+
+def _former(folder: Path, schema: int) -> Path:
+    command = ["git", "-C", str(REPOSITORY), "archive", FORMER[schema], "services", "fairlead"]
+    packed = subprocess.run(command, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed, check=True)
+    return folder
+
+
 def make(folder: Path, schema: int) -> Path:
     """Write the code of that schema version into the folder."""
+    if schema in FORMER:
+        return _former(folder, schema)
     for package in ("services", "fairlead"):
         shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    changes = (*CHANGES[schema], ("kernel/abi.py", "SCHEMA_VERSION = 2", f"SCHEMA_VERSION = {schema}"))
+    changes = (*CHANGES[schema], ("kernel/abi.py", f"SCHEMA_VERSION = {CURRENT}", f"SCHEMA_VERSION = {schema}"))
     for name, before, after in changes:
         path = folder / "services" / "datapath" / name
         text = path.read_text()

@@ -1,4 +1,7 @@
-"""`make test-restart`: SIGKILLs under traffic, and their figures. Exit status 1 if anything was lost, or passed that must not."""
+"""`make test-restart`: SIGKILLs under traffic, of one version and amid moves between versions, and their figures.
+
+Exit status 1 if anything was lost, or passed that must not.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,34 @@ import argparse
 import asyncio
 import sys
 
-from tests.restart import story
+from tests.kernel import versions as codes
+from tests.restart import story, versions
 from tests.support import kernels
 
 
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.restart", description=__doc__)
-    parser.add_argument("--kills", type=int, default=1000, help="how often (default 1000, some 20 minutes)")
+    parser.add_argument(
+        "--kills", type=int, default=600, help="of this version's service (default 600, some 11 minutes)"
+    )
+    parser.add_argument(
+        "--moves", type=int, default=400, help="of versions with other map schemas (default 400, some 9 minutes)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the random instants")
     options = parser.parse_args()
-    if reason := kernels.missing():
+    if reason := kernels.missing() or (options.moves and codes.missing()):
         sys.exit(f"test-restart: {reason}")
-    figures = asyncio.run(story.run(options.kills, options.seed))
-    print("\n".join(figures.lines()))
-    bad = figures.lost or figures.wrongly_dropped or figures.wrongly_passed or figures.problems
-    sys.exit(1 if bad else 0)
+    good = True
+    if options.kills:
+        figures = asyncio.run(story.run(options.kills, options.seed))
+        print("\n".join(figures.lines()), flush=True)
+        good = figures.good
+    if options.moves:
+        figures = versions.run_kills(options.moves, options.seed)
+        print("\n".join(figures.lines("moves_")), flush=True)
+        good = good and figures.good
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ class Figures:
     """What happened."""
 
     kills: int = 0
+    starts: int = 0
+    """Lives that lasted until all was taken over; counted where versions change, as are the next."""
+    moves: int = 0
+    """Of those the ones that found maps of another schema."""
     changes: int = 0
     attached: int = 0
     detached: int = 0
@@ -63,25 +67,43 @@ class Figures:
         return self._sum("connections_dropped", "connections", "flows_sent") - self._sum("connected", "flows_received")
 
     @property
+    def late(self) -> int:
+        """Return new connections that had to wait for a retransmission."""
+        return self._sum("connections_late")
+
+    @property
     def wrongly_passed(self) -> int:
         """Return what came through and was not allowed."""
         return self._sum("stranger_passed")
 
-    def lines(self) -> list[str]:
+    @property
+    def good(self) -> bool:
+        """Tell whether nothing went wrong."""
+        return not (
+            self.lost or self.wrongly_dropped or self.wrongly_passed or self.problems or (self.late and not self.moves)
+        )
+
+    def lines(self, prefix: str = "") -> list[str]:
         """Return the figures as `name=value` lines."""
         tried = self._sum("stranger_tried")
-        values = {
-            "kills": self.kills,
+        counted = {
+            "finished_starts": self.starts,
+            "finished_moves": self.moves,
             "policy_changes": self.changes,
             "attaches_in_flight": self.attached,
             "detaches_in_flight": self.detached,
+        }
+        values = {
+            "kills": self.kills,
+            **{name: number for name, number in counted.items() if number},
             "allowed_sent": self.sent,
             "denied_tried": tried,
             "lost": self.lost,
             "wrongly_dropped": self.wrongly_dropped,
+            "late": self.late,
             "wrongly_passed": self.wrongly_passed,
         }
-        return [*(f"{name}={value}" for name, value in values.items()), *self.problems]
+        return [*(f"{prefix}{name}={value}" for name, value in values.items()), *self.problems]
 
 
 class Traffic:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 
 STREAM, NEW, DATAGRAMS = 7001, 7002, 7003
 _TICK_S, _NEW_EVERY = 0.002, 3
-_GIVE_UP_S, _STRANGER_WAITS_S, _DRAIN_S = 0.9, 0.05, 1.2
+_LATE_S, _GIVE_UP_S, _STRANGER_WAITS_S, _DRAIN_S = 0.9, 3.5, 0.05, 4.0
 _TOTAL_RETRANS = 100  # offset of tcpi_total_retrans in struct tcp_info, linux/tcp.h
 _CLONE_NEWNET = 0x40000000
 
@@ -41,6 +41,8 @@ class Seen:
     connections: int = 0
     connected: int = 0
     connections_dropped: int = 0
+    connections_late: int = 0
+    """Connected, but only after a retransmission, which takes a second."""
     stranger_tried: int = 0
     stranger_passed: int = 0
     problems: list[str] = field(default_factory=list)
@@ -176,6 +178,7 @@ class Family:
                 self.seen.stranger_passed += error in {0, errno.ECONNREFUSED, errno.ECONNRESET}
             else:
                 self.seen.connected += error == 0
+                self.seen.connections_late += error == 0 and age_s > _LATE_S
                 self.seen.connections_dropped += error != 0
         elif age_s < (_STRANGER_WAITS_S if stranger else _GIVE_UP_S):
             return False

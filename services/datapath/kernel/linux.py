@@ -136,19 +136,24 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
 
     def _attach_all(self) -> None:
         """Put the programs where they belong; a filter that has the right one already is left alone."""
-        self._tables.migration.catch_up(attached=False)
-        for device, program, hook in pins.places(self._wire, self._uplinks):
-            self._attach(device.ifindex, hook, program)
-        self._guard_uplinks()
-        self._tables.migration.catch_up(attached=True)
+        lacking = [place for place in pins.places(self._wire, self._uplinks) if self._lacks(*place)]
+        with self._tables.migration.undisturbed():
+            self._tables.migration.catch_up(attached=False)
+            for ifindex, hook, program in lacking:
+                self._wire.send(links.attach(ifindex, hook, program, self._programs[program]))
+            self._guard_uplinks()
+            self._tables.migration.catch_up(attached=True)
         self._tables.set_version(abi.source_hash())
         self._tables.migration.finish()
         # rows that were changed by hand, or by a process that died before it could say so, count from now on
         self._tables.bump_addresses()
 
-    def _attach(self, ifindex: int, hook: int, program: str) -> None:
+    def _lacks(self, ifindex: int, hook: int, program: str) -> bool:
         standing = links.attached(self._wire, ifindex, hook)
-        if standing is None or standing.program_id != syscalls.program_id(self._programs[program]):
+        return standing is None or standing.program_id != syscalls.program_id(self._programs[program])
+
+    def _attach(self, ifindex: int, hook: int, program: str) -> None:
+        if self._lacks(ifindex, hook, program):
             self._wire.send(links.attach(ifindex, hook, program, self._programs[program]))
 
     def stop(self) -> None:

@@ -12,8 +12,10 @@ killed leaves its old maps pinned, because nobody knows which of them programs s
 from __future__ import annotations
 
 import dataclasses
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from services.datapath.kernel import abi, syscalls
@@ -56,6 +58,21 @@ class Migration:
         """Bring over what programs recorded in old maps meanwhile; `attached`: newer programs may have written, which counts."""
         recorded = [name for name, spec in self._specs.items() if spec.kind == "lru_hash"]
         return sum(self._catch_up(name, pin, attached) for name in recorded for pin in self._olds(name))
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Have everybody else on this processor wait while flows are between two tables: replies to those begun then are not known."""
+        if not any(self._olds(name) for name in self._specs):
+            yield
+            return
+        policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+        with suppress(OSError):  # a container may not be allowed to
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.sched_setscheduler(0, policy, parameters)
 
     def finish(self) -> None:
         """Let the old maps go, and what a killed start left half filled."""

@@ -20,24 +20,24 @@ _AGAIN = "_again"
 """Suffix of a pin that is about to take the place of another one."""
 
 
-def places(wire: Netlink, uplinks: Sequence[str]) -> Iterator[tuple[links.Device, str, int]]:
-    """Yield the devices that there are, each with the program that belongs on it and the hook."""
-    shared = dict.fromkeys(uplinks, ("from_network", links.INGRESS))
-    shared[links.HOST_DEVICE] = ("from_host", links.EGRESS)
-    shared |= dict.fromkeys(overlay.standing(wire), ("from_overlay", links.INGRESS))
+def places(wire: Netlink, uplinks: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Yield the ifindex of each device that there is, the hook, and the program that belongs on it."""
+    shared = dict.fromkeys(uplinks, (links.INGRESS, "from_network"))
+    shared[links.HOST_DEVICE] = (links.EGRESS, "from_host")
+    shared |= dict.fromkeys(overlay.standing(wire), (links.INGRESS, "from_overlay"))
     for device in links.all_devices(wire):
         if links.endpoint_of_interface(device.name) is not None:
-            yield device, "from_pod", links.INGRESS
+            yield device.ifindex, links.INGRESS, "from_pod"
         elif device.name in shared:
-            yield device, *shared[device.name]
+            yield device.ifindex, *shared[device.name]
 
 
 def attached_programs(wire: Netlink, uplinks: Sequence[str]) -> dict[str, int]:
     """Return the programs that run on this node, by name: of all devices of a kind the first that has one speaks for the others."""
     found: dict[str, int] = {}
-    for device, program, hook in places(wire, uplinks):
+    for ifindex, hook, program in places(wire, uplinks):
         if program not in found:
-            standing = links.attached(wire, device.ifindex, hook)
+            standing = links.attached(wire, ifindex, hook)
             if standing is not None:
                 found[program] = standing.program_id
     return found

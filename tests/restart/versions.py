@@ -1,0 +1,152 @@
+"""SIGKILLs amid upgrades and downgrades of the maps' schema, under the same traffic; what is killed changes policies and endpoints too."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+
+from fairlead.address import Address
+from services.datapath.operations import EndpointEntry, Link, PolicyKey, PolicyValue
+from tests.kernel import versions
+from tests.kernel.rig import ALLOW_OUT, Rig, new_rig, pod_address, run
+from tests.restart.story import Figures
+
+SCHEMAS = (1, versions.CURRENT, 3, 4)
+_WHOLE_STARTS, _START_S = 0.3, 60.0
+"""How many of the starts are let finish before the kill, and how long one may take."""
+STRANGER, OTHER = 3, 4
+_LEFT = ("_old_", "_new", "_again")
+
+CHANGER = """
+import itertools, sys
+from pathlib import Path
+from random import Random
+from fairlead.address import Address
+from services.datapath.kernel.linux import LinuxKernel, Tuning
+from services.datapath.operations import EndpointEntry, Link, PolicyKey, PolicyValue
+pins, netns, seed = sys.argv[1:]
+random = Random(int(seed))
+kernel = LinuxKernel(Path(pins), ("up0",), Tuning(flows=65536, addresses=4096))
+print("moved from", kernel.start().migrated_from, flush=True)
+link = Link(4, netns, "eth0", (Address("10.7.0.4"), Address("fd07::4")), 0)
+for number in itertools.count(1):
+    more = {PolicyKey(5000 + n, 80, 6, 0): PolicyValue() for n in range(random.randrange(200))}
+    more |= {PolicyKey(1001, 0, protocol, 0): PolicyValue(precedence=number % 3) for protocol in (6, 17)}
+    known = kernel.policy(2)
+    kernel.apply_policy(2, more, [key for key in known if key not in more])
+    if random.random() < 0.5:
+        plugged = kernel.plug(link)
+        where = plugged.ifindex, 1004, plugged.host_mac, plugged.pod_mac
+        kernel.put_endpoint(EndpointEntry(4, *where, link.addresses, held=False))
+    else:
+        kernel.unplug(4)
+"""
+
+
+def _prepare(rig: Rig) -> None:
+    """Client 1 and the stranger may send everything; server 2 lets the client in and begins nothing."""
+    link = Link(STRANGER, rig.netns("3"), "eth0", tuple(Address(pod_address(STRANGER, family)) for family in (4, 6)), 0)
+    plugged = rig.kernel.plug(link)
+    where = plugged.ifindex, 1003, plugged.host_mac, plugged.pod_mac
+    rig.kernel.put_endpoint(EndpointEntry(STRANGER, *where, link.addresses, held=False))
+    for endpoint in (1, STRANGER):
+        rig.policy(endpoint, {ALLOW_OUT: PolicyValue()})
+    rig.policy(2, {PolicyKey(1001, 0, protocol, 0): PolicyValue() for protocol in (6, 17)})
+
+
+@contextmanager
+def _stage() -> Iterator[tuple[Rig, subprocess.Popen[str]]]:
+    """Build the node and have the traffic run; no process holds its datapath."""
+    with new_rig() as rig, ExitStack() as stack:
+        for which in ("3", "4"):
+            run("ip", "netns", "add", rig.name + which)
+            stack.callback(run, "ip", "netns", "del", rig.name + which)
+        _prepare(rig)
+        program = Path(__file__).with_name("traffic.py")
+        ends = [rig.netns(which) for which in ("1", "2", "3")] + [pod_address(2, family) for family in (4, 6)]
+        traffic = subprocess.Popen([sys.executable, str(program), *ends], stdout=subprocess.PIPE, text=True)
+        stack.callback(traffic.wait)
+        stack.callback(traffic.kill)
+        assert traffic.stdout is not None
+        assert traffic.stdout.readline() == "ready\n", "the traffic does not begin: see its errors above"
+        yield rig, traffic
+
+
+def _starts(log: Path) -> list[int]:
+    """Return of which schema the maps were that the finished starts found; 0: of their own."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [int(line.split()[-1]) for line in lines if line.startswith("moved from")]
+
+
+def _wait_for_start(log: Path, starts: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_S
+    while len(_starts(log)) < starts and process.poll() is None:
+        assert time.monotonic() < deadline, f"a start took more than {_START_S} s:\n{log.read_text()[-3000:]}"
+        time.sleep(0.01)
+
+
+def _live_and_die(rig: Rig, code: Path, log: Path, random: Random, longest_s: float) -> None:
+    """Have one version take over the node, change things, and be killed at a random instant."""
+    begun = len(_starts(log))
+    environment = os.environ | {"PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", CHANGER, str(rig.pins), rig.netns("4"), str(random.randrange(1 << 30))]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=environment, cwd=code, stdout=output, stderr=output, start_new_session=True
+        )
+    if random.random() < _WHOLE_STARTS:
+        _wait_for_start(log, begun + 1, process)
+        time.sleep(random.uniform(0, 0.3))
+    else:
+        time.sleep(random.uniform(0.1, longest_s))
+    ended = process.poll()
+    # the compiler that it may have begun dies with it
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert ended is None, f"{code} ended by itself:\n{log.read_text()[-3000:]}"
+
+
+def run_kills(kills: int, seed: int, seconds: float = 900) -> Figures:
+    """Kill that many processes of random versions, or as many as the time allows, finish with this one, and return what became of the packets."""
+    figures, random = Figures(), Random(seed)
+    with tempfile.TemporaryDirectory(prefix="fairlead-versions-") as folder, _stage() as (rig, traffic):
+        codes = {versions.CURRENT: versions.REPOSITORY}
+        for schema in set(SCHEMAS) - codes.keys():
+            code = Path(folder) / f"v{schema}"
+            code.mkdir()
+            codes[schema] = versions.make(code, schema)
+        began_s, log = time.monotonic(), Path(folder) / "log"
+        versions.start(codes[3], rig.pins)
+        # how long a move takes here and now: kills shall fall on all of it
+        longest_s = 1.2 * (time.monotonic() - began_s)
+        while figures.kills < kills and time.monotonic() - began_s < seconds:
+            _live_and_die(rig, codes[random.choice(SCHEMAS)], log, random, longest_s)
+            figures.kills += 1
+        begun = _starts(log)
+        figures.starts, figures.moves = len(begun), len([schema for schema in begun if schema])
+        report = versions.start(versions.REPOSITORY, rig.pins)
+        if report["endpoints"] not in {3, 4}:
+            figures.problems.append(f"the last start found {report}")
+        figures.problems += [f"left behind: {pin.name}" for pin in rig.pins.iterdir() if _is_left(pin.name)]
+        traffic.terminate()
+        text, _ = traffic.communicate(timeout=20)
+        figures.traffic = json.loads(text)
+        for address, seen in figures.traffic.items():
+            found: object = seen.pop("problems")
+            figures.problems += [f"{address}: {problem}" for problem in found] if isinstance(found, list) else []
+    return figures
+
+
+def _is_left(name: str) -> bool:
+    return any(word in name for word in _LEFT)
