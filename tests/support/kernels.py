@@ -38,6 +38,9 @@ class Bench(Protocol):
     def namespace(self, name: str) -> str:
         """Return the path of a namespace, made on first use."""
 
+    def forget_namespace(self, name: str) -> None:
+        """Have the namespace end, with whatever is in it."""
+
     def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
         """Tell whether a new TCP connection from one endpoint reaches the other."""
 
@@ -60,6 +63,11 @@ class FakeBench:
         assert world.namespaces is not None
         world.namespaces.add(path)
         return path
+
+    def forget_namespace(self, name: str) -> None:
+        world = cast("FakeKernel", self.kernel).world
+        assert world.namespaces is not None
+        world.namespaces.discard(f"/run/netns/{name}")
 
     def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
         return cast("FakeKernel", self.kernel).send(source[1], destination[1], TCP, port).passes
@@ -115,6 +123,9 @@ class LinuxBench:
             subprocess.run(["ip", "netns", "add", f"{self._prefix}-{name}"], check=True)
             self._names[name] = f"/run/netns/{self._prefix}-{name}"
         return self._names[name]
+
+    def forget_namespace(self, name: str) -> None:
+        subprocess.run(["ip", "netns", "delete", Path(self._names.pop(name)).name], check=True)
 
     def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
         with self._socket(destination) as server:
