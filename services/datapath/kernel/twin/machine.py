@@ -239,8 +239,9 @@ class Machine:
             return Fate(Action.ENDPOINT, endpoint=case.destination, frame=handed_to(frame, entry))
         if case.far & STACK:
             return Fate(Action.STACK, frame=frame)
-        reason = _NO_WAY.get(self._route(case.packet.destination), 0)
-        if not reason and len(frame) - ETHERNET > self.mtu_bytes:
+        route = self._route(case.packet.destination)
+        reason = _NO_WAY.get(route, 0)
+        if route is Route.AWAY and len(frame) - ETHERNET > self.mtu_bytes:
             reason = _TOO_BIG
         shorter = one_hop_less(frame, family)
         reason = reason or (0 if shorter else _EXPIRED)
