@@ -14,6 +14,7 @@ from services.datapath.hostpolicy import HostOperations
 from services.datapath.masquerade import MasqueradeOperations
 from services.datapath.node import Node
 from services.datapath.operations import Kernel
+from services.datapath.realise import Realiser
 from services.datapath.registration import RegistrationOperations
 from services.datapath.settings import DatapathSettings
 from services.datapath.tunnels import TunnelOperations
@@ -39,17 +40,18 @@ class Tools:
     thread: KernelThread
     bus: Bus
     clock: Clock
+    realiser: Realiser
 
 
 def reconcilers(
     node: Node,
     endpoint_operations: EndpointOperations,
-    host_operations: HostOperations,
     tools: Tools,
     settings: DatapathSettings,
 ) -> dict[str, Loop]:
     """Return a reconciler for each of the node's tables. Endpoints are settled one by one, so that each is told as soon as it stands."""
     clock, refresh_s = tools.clock, settings.reconcile_s
+    host_operations = HostOperations(node.host, tools.realiser, tools.kernel, tools.thread)
     pace = Pace(refresh_s=refresh_s)
     return {
         "endpoints": Reconciler(

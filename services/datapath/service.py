@@ -33,11 +33,10 @@ from services.datapath.capabilities import Capabilities
 from services.datapath.collector import Collector
 from services.datapath.endpoints import EndpointOperations
 from services.datapath.explain import Circumstances, explain
-from services.datapath.failsafe import HOST_ENDPOINT, failsafe, tunnel_ports
+from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.flows import FlowRecorder
 from services.datapath.following import Mirrors
 from services.datapath.health import Report, conditions
-from services.datapath.hostpolicy import HostOperations
 from services.datapath.loops import Tools, reconcilers
 from services.datapath.node import Node
 from services.datapath.operations import Event, Kernel
@@ -45,7 +44,7 @@ from services.datapath.outside import Masquerade
 from services.datapath.overlay import Overlay
 from services.datapath.policies import realised
 from services.datapath.realise import Realiser
-from services.datapath.settings import DatapathSettings
+from services.datapath.settings import DatapathSettings, failsafe_of
 from services.datapath.store import Store
 from services.datapath.verification import Verification
 from services.datapath.verify import Inspector
@@ -82,10 +81,7 @@ class Datapath:
         self._settings = settings
         self._started = asyncio.Event()
         self.kernel_error = "starting"
-        ports = failsafe(settings.failsafe_inbound, settings.failsafe_outbound)
-        if overlay is not None:
-            ports |= tunnel_ports(overlay.udp_port)
-        self.node = Node(self.name, addresses, store, clock, overlay, ports, masquerade)
+        self.node = Node(self.name, addresses, store, clock, overlay, failsafe_of(settings, overlay), masquerade)
         self.node.registration.labels = settings.node_labels
         self.mirrors = Mirrors(bus, store, clock, self.node)
         self.capabilities = Capabilities(self.name)
@@ -105,9 +101,8 @@ class Datapath:
         self._telling = False
         self._adopted: set[int] = set()
         """Endpoints that an earlier process left."""
-        tools = Tools(kernel, self.thread, bus, clock)
-        self.host_operations = HostOperations(self.node.host, self._realiser, kernel, self.thread)
-        self.reconcilers = reconcilers(self.node, self._endpoint_operations, self.host_operations, tools, settings)
+        tools = Tools(kernel, self.thread, bus, clock, self._realiser)
+        self.reconcilers = reconcilers(self.node, self._endpoint_operations, tools, settings)
 
     @property
     def unreadable(self) -> list[str]:

@@ -10,7 +10,7 @@ from fairlead.address import Address, Prefix
 from fairlead.config import CommonSettings
 from fairlead.errors import InvalidInput
 from fairlead.schema.base import Labels
-from services.datapath.failsafe import INBOUND, OUTBOUND
+from services.datapath.failsafe import INBOUND, OUTBOUND, FailsafePort, failsafe, tunnel_ports
 from services.datapath.overlay import Overlay
 
 PRIVATE = tuple(
@@ -83,3 +83,9 @@ def overlay_of(settings: DatapathSettings, addresses: tuple[Address, ...]) -> Ov
             f"`routing`: {settings.routing} needs an address of this node: set `node_addresses`, or `uplinks` that have some"
         )
     return Overlay(settings.routing, addresses, settings.overlay_port)
+
+
+def failsafe_of(settings: DatapathSettings, overlay: Overlay | None) -> frozenset[FailsafePort]:
+    """Return the ports of this node that no host policy closes. Raises InvalidInput for one that makes no sense."""
+    ports = failsafe(settings.failsafe_inbound, settings.failsafe_outbound)
+    return ports | tunnel_ports(overlay.udp_port) if overlay else ports

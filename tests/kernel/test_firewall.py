@@ -8,11 +8,12 @@ import pytest
 
 from fairlead.address import Address, Prefix
 from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
-from services.datapath.kernel import links
+from services.datapath.kernel import links, syscalls
 from services.datapath.kernel.netlink import Netlink
+from services.datapath.kernel.survey import Surveyor
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
 from services.datapath.operations import DropReason as Drop
-from services.datapath.operations import EventKind, PolicyKey, PolicyValue
+from services.datapath.operations import EventKind, KernelError, PolicyKey, PolicyValue
 from tests.kernel.packets import ACK, SYN, TCP, Transport, echo, frame, icmp, solicitation, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, FAR, NODE, Rig, pod_address
 
@@ -315,6 +316,35 @@ def test_a_second_process_adopts_the_filter_and_its_flows(closed: Rig, wires: Wi
     assert uplink_filter(closed) == ""
     assert wires.arrives(tcp(1000, 5433, SYN), family) == OK
     assert wires.leaves(tcp(9, 9, SYN), family) == OK
+
+
+def test_a_filter_that_somebody_removed_is_missed_and_made_again(closed: Rig) -> None:
+    surveyor, wire = Surveyor(closed.pins, ("up0",)), Netlink()
+    ifindex, prefixes = links.find_uplink(wire, "up0").ifindex, [Prefix("10.7.0.0/24"), Prefix("fd07::/64")]
+    assert surveyor.node(prefixes) == []
+    wire.send([links.detach(ifindex, links.EGRESS)])
+    assert [one.problem for one in surveyor.node(prefixes)] == ["uplink egress filter missing"]
+    closed.kernel.start()
+    assert surveyor.node(prefixes) == []
+    closed.kernel.delete_host()
+    assert surveyor.node(prefixes) == []
+    wire.send(
+        links.attach(ifindex, links.EGRESS, "to_uplink", syscalls.object_get(str(closed.pins / "fairlead_to_uplink")))
+    )
+    assert [one.problem for one in surveyor.node(prefixes)] == ["uplink egress filter foreign"]
+    closed.kernel.start()
+    assert uplink_filter(closed) == ""
+    wire.close()
+
+
+def test_a_workload_that_has_the_nodes_number_is_left_alone(rig: Rig) -> None:
+    state = rig.kernel._tables.state(HOST_ENDPOINT)
+    rig.kernel._tables._write_state(HOST_ENDPOINT, state._replace(ifindex=7))
+    with pytest.raises(KernelError, match="65535 is a workload"):
+        protect(rig, {})
+    rig.kernel._tables._write_state(HOST_ENDPOINT, state)
+    rig.kernel._tables.delete_policy(HOST_ENDPOINT)
+    assert rig.kernel.host() is None
 
 
 def test_own_addresses_have_those_of_the_link_too(rig: Rig) -> None:

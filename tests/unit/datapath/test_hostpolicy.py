@@ -14,6 +14,7 @@ from fairlead.schema.flow import FlowQuery
 from fairlead.schema.identity import HOST
 from fairlead.schema.policy import POLICY_ROWS, PolicyEntry, PolicyRow
 from services.datapath.failsafe import HOST_ENDPOINT, INBOUND, OUTBOUND, FailsafePort, failsafe, shown
+from services.datapath.hostpolicy import HostOperations
 from services.datapath.operations import DropReason, PolicyKey, PolicyValue
 from tests.unit.datapath.world import HOST_ADDRESS, NODE, Control, TestNode, entry, until
 
@@ -125,7 +126,8 @@ async def test_drift_is_found_named_and_repaired(node: TestNode, control: Contro
     node.world.host = None
     found = {(one.subject, one.problem) for one in (await node.datapath.verify(Empty())).differences}
     assert ("host", "filter missing") in found
-    operations = node.datapath.host_operations
+    known = node.datapath
+    operations = HostOperations(known.node.host, known._realiser, node.kernel, known.thread)
     await operations.prune(node.datapath.node.host.table.desired())
     await until(lambda: node.world.host and len(node.world.host.addresses) == 2)
     assert intruder not in node.world.policies[HOST_ENDPOINT]
