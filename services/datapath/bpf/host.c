@@ -116,7 +116,9 @@ int to_uplink(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	if (!v.reason)
 		v.reason = parse_l4(skb, &p, true);
-	if (skb->ingress_ifindex && v.reason)
+	/* a pod's flow, seen before it became the node's in name */
+	if (skb->ingress_ifindex &&
+	    (v.reason || masqueraded(&p.destination, &p.source, p.dport_be, p.sport_be, p.protocol)))
 		return TC_ACT_OK;
 	if (v.reason && v.reason != DROP_UNKNOWN_L4)
 		return drop(skb, &p, &v);
