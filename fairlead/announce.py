@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
@@ -88,11 +89,13 @@ class Projector(Generic[V]):
 
     Nothing is removed from the bucket before `replace` has told everything once; `set` and `remove` before that are kept. Rows are
     written in the order in which they were last set. In a bucket with one row per node only the keys that were set are read and
-    written: the others belong to other nodes, of which there may be thousands.
+    written: the others belong to other nodes, of which there may be thousands. With `at_once` above 1 so many rows are on their way together,
+    and their order is lost.
     """
 
-    def __init__(self, bucket: Bucket[V], *, clock: Clock = SYSTEM) -> None:
+    def __init__(self, bucket: Bucket[V], *, clock: Clock = SYSTEM, at_once: int = 1) -> None:
         self._bucket = bucket
+        self._at_once = at_once
         self._clock = clock
         self._check_s = _CHECK_NODE_S if bucket.spec.node_keyed else _CHECK_S
         self._desired: dict[str, V] = {}
@@ -193,7 +196,10 @@ class Projector(Generic[V]):
             self._written = await self._read()
             self._dirty.update(dict.fromkeys(self._desired.keys() | (self._written.keys() if self._known else set())))
         while self._dirty:
-            await self._write_one(next(iter(self._dirty)), self._written)
+            some = list(itertools.islice(self._dirty, self._at_once))
+            done = await asyncio.gather(*(self._write_one(key, self._written) for key in some), return_exceptions=True)
+            for failure in filter(None, done):
+                raise failure
         if self._known and not self._vouched and not self._bucket.spec.node_keyed:
             await self._bucket.mark_complete(self._revision)
             self._vouched = True

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fairlead.address import Prefix
 from fairlead.announce import Follower, Projector
 from fairlead.bus_memory import MemoryBus
+from fairlead.errors import Unavailable
 from fairlead.kv import Change, Delete, Item, Put
 from fairlead.kv_memory import MemoryKv
 from fairlead.schema.base import BucketSpec, NodeName
@@ -139,3 +140,28 @@ async def test_in_a_bucket_of_one_row_per_node_only_ours_is_touched() -> None:
         projector.remove("n1")
         await asyncio.wait_for(projector.flushed(), 5)
         assert (await bucket.rows()).keys() == {"n2"}
+
+
+async def test_rows_that_go_out_together_all_arrive_though_the_hub_fails_some() -> None:
+    bucket = MemoryBus().bucket(CLAIMS)
+    on_their_way, most, failures = 0, 0, 7
+    put = bucket.put
+
+    async def slow(key: str, row: Claim) -> None:
+        nonlocal on_their_way, most, failures
+        on_their_way += 1
+        most = max(most, on_their_way)
+        await asyncio.sleep(0)
+        on_their_way -= 1
+        if failures:
+            failures -= 1
+            raise Unavailable("the hub is away")
+        await put(key, row)
+
+    bucket.put = slow  # type: ignore[method-assign] # a slow way to the real one
+    projector = Projector(bucket, at_once=8)
+    projector.replace({f"n{number}": claim(f"n{number}", 1) for number in range(20)}, 1)
+    async with running(projector):
+        await asyncio.wait_for(projector.flushed(), 8)
+    assert len(await bucket.rows()) == 20
+    assert most == 8
