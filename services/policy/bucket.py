@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 from fairlead.bus import Bucket, BucketEvent
 from fairlead.clock import Clock
 from fairlead.schema.base import BucketSpec
-from fairlead.schema.policy import PolicyRow
+from fairlead.schema.identity import HOST
+from fairlead.schema.policy import HOST_ROWS, PolicyRow
 from services.policy.packed import PackedRow, pack, unpack
 
 
@@ -22,7 +23,7 @@ class PackedBucket:
 
     async def put(self, key: str, row: PackedRow) -> None:
         """Set the row. Raises Unavailable."""
-        await self._bucket.put(key, unpack(row))
+        await self._bucket.put(key, unpack(row, HOST if key.startswith(HOST_ROWS) else int(key)))
 
     async def get(self, key: str) -> PackedRow | None:
         """Return the row, or None. Raises Unavailable."""

@@ -52,10 +52,11 @@ class Subjects:
     def __init__(self, index: SelectorIndex) -> None:
         self.index = index
         self._rules: dict[Selector, set[Rule]] = {}
-        self._of: dict[int, Cohort] = {}
+        self.of: dict[int, Cohort] = {}
+        """The cohort of each subject that has been settled."""
         self._by_key: dict[Key, Cohort] = {}
         self._by_selector: dict[Selector, set[Cohort]] = {}
-        self._moved: set[int] = set()
+        self.moved: set[int] = set()
         """Subjects whose cohort may be another one now."""
 
     def add(self, rule: Rule, *, expire: bool = True) -> set[int]:
@@ -64,7 +65,7 @@ class Subjects:
         selected = self.index.members(rule.subject)
         if rule.subject not in self._rules:
             self._rules[rule.subject] = set()
-            self._moved |= selected
+            self.moved |= selected
         self._rules[rule.subject].add(rule)
         if expire:
             self._expire(rule.subject)
@@ -79,7 +80,7 @@ class Subjects:
             self._expire(rule.subject)
         if not rules:
             del self._rules[rule.subject]
-            self._moved |= selected
+            self.moved |= selected
         self.index.drop(rule.subject)
         return selected
 
@@ -89,25 +90,20 @@ class Subjects:
 
     def move(self, number: int) -> None:
         """Note that a subject is new, or has new labels."""
-        self._moved.add(number)
+        self.moved.add(number)
 
     def remove(self, number: int) -> None:
         """Forget a subject."""
-        self._moved.discard(number)
+        self.moved.discard(number)
         self._leave(number)
-
-    @property
-    def moved(self) -> bool:
-        """Tell whether any subject's cohort may be another one now."""
-        return bool(self._moved)
 
     def settle(self, identities: Mapping[int, Identity]) -> None:
         """Put every subject that has moved where it belongs."""
-        for number in self._moved:
+        for number in self.moved:
             identity = identities.get(number)
             if identity is not None:
                 self._join(number, self._key(identity))
-        self._moved.clear()
+        self.moved.clear()
 
     def _key(self, identity: Identity) -> Key:
         mine = self.index.selectors_of(identity.number)
@@ -117,7 +113,7 @@ class Subjects:
 
     def _join(self, number: int, key: Key) -> None:
         cohort = self._by_key.get(key)
-        if cohort is not None and self._of.get(number) is cohort:
+        if cohort is not None and self.of.get(number) is cohort:
             return
         self._leave(number)
         if cohort is None:
@@ -125,10 +121,10 @@ class Subjects:
             for selector in key.selectors:
                 self._by_selector.setdefault(selector, set()).add(cohort)
         cohort.members.add(number)
-        self._of[number] = cohort
+        self.of[number] = cohort
 
     def _leave(self, number: int) -> None:
-        cohort = self._of.pop(number, None)
+        cohort = self.of.pop(number, None)
         if cohort is None:
             return
         cohort.members.discard(number)
@@ -138,10 +134,6 @@ class Subjects:
                 self._by_selector[selector].discard(cohort)
                 if not self._by_selector[selector]:
                     del self._by_selector[selector]
-
-    def cohort(self, number: int) -> Cohort | None:
-        """Return the cohort of a subject that has been settled; None: it has moved in nowhere."""
-        return self._of.get(number)
 
     def cohorts(self, selector: Selector) -> Iterable[Cohort]:
         """Return the cohorts of which the selector selects every subject."""

@@ -10,9 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from msgspec.structs import replace
-
-from fairlead.schema.base import IdentityId
 from fairlead.schema.identity import FIRST_CIDR_IDENTITY, HOST, RESERVED_LABELS
 from fairlead.schema.policy import Direction, PolicyRow
 from services.policy import resolve
@@ -178,13 +175,12 @@ class Model:
     def row(self, number: int) -> PolicyRow | None:
         """Return the subject's row without revision and trace; None when the identity is not known."""
         packed = self.packed(number)
-        return None if packed is None else unpack(packed)
+        return None if packed is None else unpack(packed, HOST if number < 0 else number)
 
     def packed(self, number: int) -> PackedRow | None:
-        """Return the same as `row`, packed."""
-        if self._changed or self._unsettled:
-            self._settle()
-        cohort = (self._hosts if number < 0 else self._workloads).cohort(number)
+        """Return the same as `row`, packed: the same object for all subjects of a cohort, until it changes."""
+        self._settle()
+        cohort = (self._hosts if number < 0 else self._workloads).of.get(number)
         if cohort is None:
             anew = self.row_anew(number)
             return None if anew is None else pack(anew)
@@ -192,7 +188,7 @@ class Model:
             if cohort.row is None:
                 cohort.row = assembled(self._identities[number], self._rules_of(number), self._world, self._enforcement)
             cohort.packed = pack(cohort.row.head, cohort.row.entries)
-        return replace(cohort.packed, identity=HOST if number < 0 else IdentityId(number))
+        return cohort.packed
 
     def row_anew(self, number: int) -> PolicyRow | None:
         """Return the same as `row`, from nothing but identities and policies."""
@@ -200,10 +196,6 @@ class Model:
         if identity is None:
             return None
         return resolve.resolve(identity, self._rules_of(number), self._world, self._enforcement)
-
-    @property
-    def _unsettled(self) -> bool:
-        return self._workloads.moved or self._hosts.moved
 
     def _rules_of(self, number: int) -> list[Rule]:
         subjects = self._hosts if number < 0 else self._workloads
@@ -256,8 +248,10 @@ class Model:
 
     def _settle(self) -> None:
         """Put subjects into their cohorts, and work changed peers into the rows."""
-        for subjects in (self._workloads, self._hosts):
-            subjects.settle(self._identities)
+        if self._workloads.moved:
+            self._workloads.settle(self._identities)
+        if self._hosts.moved:
+            self._hosts.settle(self._identities)
         if not self._changed:
             return
         changed, self._changed = self._changed, {}

@@ -13,20 +13,19 @@ from itertools import groupby
 
 import msgspec
 
-from fairlead.schema.base import IdentityId, IdentityIdField, Row
+from fairlead.schema.base import IdentityId, Row
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow, StagedPolicy
 
-_NEW_BLOCK = 64
+_NEW_BLOCK = 32
 _LARGEST_BLOCK = 2 * _NEW_BLOCK
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(tuple[PolicyEntry, ...])
 _NO_ORIGINS: frozenset[int] = frozenset()
 
 
-class PackedRow(Row, frozen=True, kw_only=True):
-    """A PolicyRow whose entries are bytes; equal rows have equal bytes."""
+class PackedRow(Row, frozen=True, kw_only=True, gc=False):
+    """A PolicyRow whose entries are bytes, without the subject's number: all subjects of a cohort share it. Equal rows have equal bytes."""
 
-    identity: IdentityIdField
     entries: bytes
     count: int
     """How many entries there are."""
@@ -167,7 +166,6 @@ def pack(row: PolicyRow, entries: Entries | None = None) -> PackedRow:
     return PackedRow(
         revision=row.revision,
         trace=row.trace,
-        identity=row.identity,
         entries=b"".join(map(_ENCODER.encode, row.entries)) if entries is None else entries.joined,
         count=len(row.entries) if entries is None else entries.count,
         origins=row.origins,
@@ -179,12 +177,12 @@ def pack(row: PolicyRow, entries: Entries | None = None) -> PackedRow:
     )
 
 
-def unpack(row: PackedRow) -> PolicyRow:
-    """Return the row with its entries as objects."""
+def unpack(row: PackedRow, identity: int) -> PolicyRow:
+    """Return the row of a subject with its entries as objects."""
     return PolicyRow(
         revision=row.revision,
         trace=row.trace,
-        identity=row.identity,
+        identity=IdentityId(identity),
         entries=unpacked(row.entries, row.count),
         origins=row.origins,
         ingress_default_deny=row.ingress_default_deny,

@@ -84,7 +84,7 @@ async def test_one_writes_each_row_once(pair: Pair) -> None:
 async def test_who_does_not_lead_makes_no_rows(pair: Pair) -> None:
     def made(world: World) -> int:
         model = world.service.view.model
-        cohorts = {model._workloads.cohort(number) for number in model.identities}
+        cohorts = {model._workloads.of.get(number) for number in model.identities}
         return sum(cohort is not None and cohort.row is not None for cohort in cohorts)
 
     await pair.first.bus.request(APPLY, ApplyPolicy(document=clusterwide("closed", ingress=[{}])))
