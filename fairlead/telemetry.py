@@ -9,7 +9,7 @@ traces need not take metrics.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,15 @@ def gauge(name: str, read: Callable[[], Mapping[str, float]], *, unit: str, summ
 
     meter = metrics.get_meter("fairlead")
     meter.create_observable_gauge(name, [observe], unit=unit, description=summary)
+
+
+def total(name: str, read: Callable[[], Sequence[tuple[Mapping[str, str], float]]], *, summary: str) -> None:
+    """Export sums that only grow, each with its attributes, whenever metrics are collected; Prometheus adds `_total`."""
+
+    def observe(_options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
+        return (metrics.Observation(value, dict(attributes)) for attributes, value in read())
+
+    metrics.get_meter("fairlead").create_observable_counter(name, [observe], description=summary)
 
 
 class _NotMereQuestions(Sampler):

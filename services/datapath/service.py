@@ -26,6 +26,7 @@ from fairlead.schema.base import Empty, EndpointId, IdentityId, NodeName
 from fairlead.schema.features import FEATURES
 from fairlead.schema.flow import FLOWS, Flow, FlowList, FlowQuery
 from fairlead.schema.identity import WORLD
+from fairlead.schema.metrics import METRICS, NodeMetrics
 from services.datapath.answers import nat_list, policy_line
 from services.datapath.audit import audited
 from services.datapath.breakglass import BreakGlassLog
@@ -38,6 +39,7 @@ from services.datapath.flows import FlowRecorder
 from services.datapath.following import Mirrors
 from services.datapath.health import Report, conditions
 from services.datapath.loops import Tools, reconcilers
+from services.datapath.metrics import Metrics
 from services.datapath.node import Node
 from services.datapath.operations import Event, Kernel
 from services.datapath.outside import Masquerade
@@ -93,6 +95,8 @@ class Datapath:
         budgets = (settings.flow_records_per_s, settings.flow_messages_per_s)
         self.flows = FlowRecorder(kernel, self._explain, clock, self._random, budgets)
         self.collector = Collector(kernel, self.thread, clock, self.flows.record)
+        numbers = (lambda: self.collector.collection), self.flows.losses.shown
+        self.metrics = Metrics(self.name, kernel, self.thread, clock, *numbers)
         self._realised = Projector(bus.bucket(topics.REALISED), clock=clock)
         self._endpoint_operations = EndpointOperations(self.node.endpoints, self._realiser, self.thread)
         self._verification = Verification(self.node, kernel, self.thread, self._realiser, inspector)
@@ -128,6 +132,7 @@ class Datapath:
             "patrol": self._patrol,
             "flows": self.flows.read,
             "collector": self.collector.run,
+            "metrics": self.metrics.run,
         }
         return {
             "kernel": self._start_kernel,
@@ -263,6 +268,12 @@ class Datapath:
             name=self.node.end(ask.address, identity).name,
         )
 
+    async def list_metrics(self, _ask: Empty) -> NodeMetrics:
+        """Return what the programs have counted."""
+        if not self._started.is_set():
+            raise Unavailable(f"the datapath of node {self.name} is not up: {self.kernel_error}")
+        return await self.metrics.look()
+
     async def list_flows(self, ask: FlowQuery) -> FlowList:
         """Return recorded flows."""
         return self.flows.query(self.name, ask)
@@ -302,6 +313,7 @@ class Datapath:
             route(topics.POLICY_MAP, self.dump_policy, self.name),
             route(topics.LOOKUP_ADDRESS, self.look_up, self.name),
             route(FLOWS, self.list_flows, self.name),
+            route(METRICS, self.list_metrics, self.name),
             route(FEATURES, self.capabilities.show, self.name),
             route(nat.NAT, self.list_nat, self.name),
             route(topics.VERIFY, self.verify, self.name),

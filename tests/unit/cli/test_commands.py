@@ -304,3 +304,9 @@ async def test_workload_remove_gives_everything_back_and_may_be_repeated(world: 
 def test_a_name_that_is_no_file_name_makes_no_namespace(name: str) -> None:
     with pytest.raises(InvalidInput, match="--netns"):
         namespace.path(name)
+
+
+async def test_metrics_are_shown_node_by_node(world: World) -> None:
+    text = (await world.run("metrics", "--node", "n1")).text
+    assert "n1    policy denied  INGRESS    7        420" in text
+    assert "n1: 5 of 100 flows, 3 collected in 2 runs; lost reports: ration 4" in text

@@ -16,7 +16,7 @@ from fairlead.bus import Bus, Route, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
 from fairlead.errors import Exhausted, FairleadError, NotFound
-from fairlead.schema import BUCKETS, bgp, datapath, features, health, identity, ipam, nat, policy
+from fairlead.schema import BUCKETS, bgp, datapath, features, health, identity, ipam, metrics, nat, policy
 from fairlead.schema import flow as flow_schema
 from fairlead.schema.base import BucketSpec, Empty, EndpointId, IdentityId, NodeName
 
@@ -129,6 +129,11 @@ class Node:
         kept = [one for one in self.flows if ask.uuid in ("", one.uuid) and ask.verdict in ("", one.verdict)]
         return flow_schema.FlowList(node=self.name, flows=tuple(kept[-ask.last :]))
 
+    async def list_metrics(self, _ask: Empty) -> metrics.NodeMetrics:
+        denied = metrics.PacketCount(reason="policy denied", code=133, direction="INGRESS", packets=7, bytes=420)
+        table = metrics.FlowTable(alive=5, capacity=100, collected=3, runs=2)
+        return metrics.NodeMetrics(node=self.name, packets=(denied,), flows=table, lost={"ration": 4})
+
     async def list_features(self, _ask: Empty) -> features.KernelFeatures:
         there = features.KernelFeature(name="vxlan devices", present=True, use="routing = vxlan", instead="another")
         missing = features.KernelFeature(
@@ -157,6 +162,7 @@ class Node:
             (nat.NAT, self.outer_ends),
             (flow_schema.FLOWS, self.list_flows),
             (features.FEATURES, self.list_features),
+            (metrics.METRICS, self.list_metrics),
             (bgp.PEERS, self.peers),
             (bgp.ROUTES, self.routes_announced),
         ]
