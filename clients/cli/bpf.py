@@ -5,17 +5,31 @@ from __future__ import annotations
 from clients.cli import command, nat, output
 from clients.cli.output import Answer
 from clients.cli.session import Session
+from fairlead.errors import InvalidInput
+from fairlead.schema.base import NodeName
 from fairlead.schema.datapath import POLICY_MAP, EndpointQuery, PolicyMapDump, PolicyMapEntry
 from fairlead.schema.policy import Direction
 
+HOST = "host"
+"""What a node itself is called where an endpoint is asked for."""
 _PROTOCOLS = {0: "ANY", 1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
 async def run(session: Session) -> Answer:
-    """Dump the policy map of one endpoint."""
-    endpoint = await session.endpoint(session.options.endpoint)
-    dump = await session.ask(POLICY_MAP, EndpointQuery(endpoint=str(endpoint.endpoint)), endpoint.node)
+    """Dump the policy map of one endpoint, or of a node itself."""
+    number, node = await _meant(session)
+    dump = await session.ask(POLICY_MAP, EndpointQuery(endpoint=number), node)
     return Answer(dump, _text(dump), session.status)
+
+
+async def _meant(session: Session) -> tuple[str, NodeName]:
+    asked, node = session.options.endpoint, session.options.node
+    if asked != HOST:
+        endpoint = await session.endpoint(asked)
+        return str(endpoint.endpoint), endpoint.node
+    if not node:
+        raise InvalidInput(f"`{HOST}` is a node itself: say which one with --node")
+    return HOST, NodeName(node)
 
 
 def _text(dump: PolicyMapDump) -> str:
@@ -42,6 +56,8 @@ def register(commands: command.Subcommands) -> None:
     group = command.group(commands, "bpf", "what stands in the kernel", "fairlead bpf policy get web")
     policy = command.group(group, "policy", "policy maps", "fairlead bpf policy get web")
     getting = command.add(policy, "get", run, "dump an endpoint's policy map", "fairlead bpf policy get web --node n2")
-    getting.add_argument("endpoint", metavar="ENDPOINT", help="name, address, or number")
+    getting.add_argument(
+        "endpoint", metavar="ENDPOINT", help=f"name, address, or number; `{HOST}` with --node: the node itself"
+    )
     command.node_option(getting)
     nat.register(group)

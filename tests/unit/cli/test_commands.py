@@ -188,6 +188,12 @@ async def test_the_policy_map_comes_back_from_the_kernel(world: World) -> None:
     assert "Allow   Ingress    1001      app=employee  6379/TCP" in text
 
 
+async def test_a_nodes_own_policy_map_needs_the_nodes_name(world: World) -> None:
+    assert "host (endpoint 65535), /pins/n2" in (await world.run("bpf", "policy", "get", "host", "--node", "n2")).text
+    with pytest.raises(InvalidInput, match="--node"):
+        await world.run("bpf", "policy", "get", "host")
+
+
 async def test_masqueraded_flows_come_back_from_the_kernel(world: World) -> None:
     text = (await world.run("bpf", "nat", "list")).text
     assert "n1    TCP    10.0.1.2:1000  192.0.2.1:61000  198.51.100.7:443  2 s" in text

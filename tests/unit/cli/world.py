@@ -109,6 +109,8 @@ class Node:
         return datapath.EndpointList(node=self.name, endpoints=tuple(self.endpoints.values()))
 
     async def dump(self, ask: datapath.EndpointQuery) -> datapath.PolicyMapDump:
+        if ask.endpoint == "host":
+            return datapath.PolicyMapDump(endpoint=EndpointId(65535), name="host", pin=f"/pins/{self.name}", entries=())
         found = next(one for one in self.endpoints.values() if str(one.endpoint) == ask.endpoint)
         entry = datapath.PolicyMapEntry(direction=0, identity=EMPLOYEE, protocol=6, port=6379, deny=False, precedence=0, proxy_port=0, packets=7, bytes=420, labels=LABELS[EMPLOYEE], origin=RULE)  # fmt: skip
         return datapath.PolicyMapDump(endpoint=found.endpoint, name=found.name, pin="/sys/fs/bpf/x", entries=(entry,))
