@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 
 from clients.cli import command, output
 from clients.cli.output import Answer, Exit
 from clients.cli.session import Session
-from fairlead.schema.base import Empty
+from fairlead.errors import FairleadError
+from fairlead.schema.base import Empty, NodeName
 from fairlead.schema.health import HEALTH, Health
+from fairlead.schema.metrics import METRICS
 
 _EXPECTED = ("ipam", "datapath")
 """What each node must have; bgp is an option of the site."""
@@ -23,9 +26,28 @@ async def run(session: Session) -> Answer:
     rows += [(service, node, "no answer", "-", "-", "is it running?") for service, node in absent]
     good = bool(found) and not absent and all(one.ok for one in found)
     text = output.table(("SERVICE", "NODE", "STATE", "UP", "MEMORY", "DETAIL"), rows) if rows else "no service answers"
-    text = "\n".join([*banners(found), text])
+    answering = sorted({NodeName(one.node) for one in found if one.service == "datapath"} & set(nodes))
+    drops = {node: counted for node in answering if (counted := await dropped(session, node))}
+    text = "\n".join([*banners(found), text, *(f"dropped on {node}: {_counted(drops[node])}" for node in drops)])
     value = {"services": found, "absent": [{"service": service, "node": node} for service, node in absent], "ok": good}
+    value["dropped"] = drops
     return Answer(value, text, Exit.OK if good else Exit.NO)
+
+
+async def dropped(session: Session, node: NodeName) -> dict[str, int]:
+    """Return how many packets the node's programs have dropped, by reason; nothing if it does not say."""
+    try:
+        found = await session.bus.request(METRICS, Empty(), node=node, timeout_s=min(session.timeout_s, 1.0))
+    except FairleadError:
+        return {}  # that it does not answer stands in its row
+    packets: Counter[str] = Counter()
+    for one in found.packets:
+        packets.update({one.reason: one.packets} if one.code else {})
+    return dict(packets.most_common())
+
+
+def _counted(drops: dict[str, int]) -> str:
+    return output.plain("; ".join(f"{packets} {reason}" for reason, packets in drops.items()))
 
 
 def missing(found: list[Health], nodes: tuple[str, ...]) -> list[tuple[str, str]]:
