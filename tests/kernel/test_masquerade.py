@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from fairlead.address import Address, Family, Prefix
+from services.datapath.failsafe import HOST_ENDPOINT, HostEntry
 from services.datapath.kernel import abi
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.masquerade import choose
@@ -260,3 +261,23 @@ def test_a_stated_address_comes_first_and_fills_in() -> None:
     assert choose({3: [first, second]}, (second,)) == {(3, 4): second}
     assert choose({3: [first], 4: []}, (stated,)) == {(3, 4): first, (4, 4): stated}
     assert choose({4: []}, ()) == {}
+
+
+@families
+def test_host_policy_has_no_say_in_what_pods_send_in_the_nodes_name(out: Rig, family: int) -> None:
+    out.policy(HOST_ENDPOINT, {})
+    out.kernel.put_host(HostEntry(out.kernel.own_addresses(), frozenset()))
+    try:
+        payload = os.urandom(4000)
+        with datagrams(out, "w", family, 7415) as server, datagrams(out, "1", family) as client:
+            for text in (b"one", payload, b"two"):
+                client.sendto(text, (FAR[family], 7415))
+                received, peer = server.recvfrom(9000)
+                assert (received, peer[0]) == (text, NODE[family])
+                server.sendto(text, peer)
+                assert client.recv(9000) == text
+        with out.listen("w", 7416, family):
+            assert out.connects("2", FAR[family], 7416)
+            assert not out.connects("n", FAR[family], 7416)
+    finally:
+        out.kernel.delete_host()

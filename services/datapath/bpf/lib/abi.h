@@ -150,43 +150,6 @@ struct flow {
 };
 MAP("lru_hash", struct flow_key, struct flow, conntrack);
 
-/* What the world sees of a masqueraded flow, and whose it is. */
-struct masquerade_key {
-	struct address remote;
-	struct address own;
-	__u16 remote_port_be;
-	__u16 own_port_be;
-	__u8 protocol;
-	__u8 pad[3];
-};
-struct masquerade {
-	__u64 last_seen; /* jiffies */
-	struct address pod;
-	__u16 pod_port_be;
-	__u8 pad[6];
-};
-MAP("lru_hash", struct masquerade_key, struct masquerade, masquerade);
-
-/* This node's address as which flows leave by a device. */
-struct way_out {
-	__u32 ifindex;
-	__u32 family; /* 4 or 6 */
-};
-MAP("hash", struct way_out, struct address, masquerade_addresses);
-
-/* Destinations that see the pods themselves. */
-struct exclusion {
-	__u32 reserved;
-};
-MAP("lpm_trie", struct prefix_key, struct exclusion, masquerade_exclusions);
-
-/* A row in the making, too large for the stack. */
-struct masquerade_scratch {
-	struct masquerade_key key;
-	struct masquerade row;
-};
-MAP("percpu_array", __u32, struct masquerade_scratch, masquerade_scratch);
-
 /* What was denied just now, per CPU: a slot holds the last flow that fell on it, so remembering one evicts no good
  * flow. */
 #define DENIAL_BITS 10 /* of the number of a slot */

@@ -16,6 +16,43 @@
 #define IDENTITY_WORLD_IPV6 10
 #define FIRST_CIDR_IDENTITY (1u << 24)
 
+/* What the world sees of a masqueraded flow, and whose it is. */
+struct masquerade_key {
+	struct address remote;
+	struct address own;
+	__u16 remote_port_be;
+	__u16 own_port_be;
+	__u8 protocol;
+	__u8 pad[3];
+};
+struct masquerade {
+	__u64 last_seen; /* jiffies */
+	struct address pod;
+	__u16 pod_port_be;
+	__u8 pad[6];
+};
+MAP("lru_hash", struct masquerade_key, struct masquerade, masquerade);
+
+/* This node's address as which flows leave by a device. */
+struct way_out {
+	__u32 ifindex;
+	__u32 family; /* 4 or 6 */
+};
+MAP("hash", struct way_out, struct address, masquerade_addresses);
+
+/* Destinations that see the pods themselves. */
+struct exclusion {
+	__u32 reserved;
+};
+MAP("lpm_trie", struct prefix_key, struct exclusion, masquerade_exclusions);
+
+/* A row in the making, too large for the stack. */
+struct masquerade_scratch {
+	struct masquerade_key key;
+	struct masquerade row;
+};
+MAP("percpu_array", __u32, struct masquerade_scratch, masquerade_scratch);
+
 static __always_inline bool masquerades(const struct settings *config, __u8 family)
 {
 	return config->features & (family == 4 ? FEATURE_MASQUERADE_IPV4 : FEATURE_MASQUERADE_IPV6);
