@@ -117,7 +117,10 @@ static __always_inline int find_hop(struct __sk_buff *skb, const struct packet *
 	if (fib.ifindex == config->host_ifindex)
 		return DROP_UNKNOWN_TARGET;
 	*ifindex = fib.ifindex;
-	*mtu = fib.tot_len == ASK_MTU ? MTU_UNKNOWN : fib.tot_len;
+	*mtu = fib.tot_len;
+	/* with tunnels `config->mtu` is theirs: the stack would send on what is refused here */
+	if (fib.tot_len == ASK_MTU)
+		*mtu = config->tunnel_ifindex ? MTU_UNKNOWN : config->mtu;
 	next->family = fib.family;
 	__builtin_memcpy(next->address, fib.ipv6_dst, 16);
 	return 0;
