@@ -181,6 +181,20 @@ class Host:
             container, "timeout", "2", "wget", "-q", "-O", "-", f"http://{address}:{port}"
         ).stdout.strip()
 
+    def answers(self, *ports: int) -> None:
+        """Wait until a machine on the network gets `web` from each published port."""
+        for port in ports:
+            self._answers(port)
+
+    def _answers(self, port: int) -> None:
+        until(lambda: self.fetch_from("w", "192.0.2.1", port) == "web", what=f"port {port}", tell=self.tell)
+
+    def tell(self) -> str:
+        """Return what is worth knowing about published ports when one does not answer."""
+        look = "nft list table inet fairlead_docker; iptables -L FORWARD -nv; cat /proc/net/nf_conntrack; ip neigh; ss -tlnp"
+        seen = subprocess.run(["sh", "-c", look], capture_output=True, text=True, check=False).stdout
+        return f"{seen}\n{self.endpoints()}\n{self.plugin.log.read_text()[-2000:]}"
+
     def fetch_from(self, which: str, address: str, port: int) -> str:
         """The same from the host (n) or from a machine on its network (w)."""
         command = ["nsenter", f"--net=/run/netns/{self.name}{which}", BUSYBOX, "timeout", "3", BUSYBOX, "wget"]

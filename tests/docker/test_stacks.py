@@ -64,12 +64,12 @@ def test_stacks_are_apart_and_shorthand_rules_within(host: Host, tmp_path: Path)
         assert host.fetch("shop_api_1", database) == "db"
         assert [host.fetch(f"{name}_1", database) for name in ("shop_web", "blog_api")] == ["", ""]
         assert host.fetch("blog_web_1", host.address("shop_api_1", "shop_default")) == ""
-        assert [host.fetch_from("w", "192.0.2.1", port) for port in (8081, 8082)] == ["web", "web"]
+        host.answers(8081, 8082)
         _compose(host, tmp_path, "shop", "up", "-d", "--force-recreate", "-t", "0")
         host.ready(6)
         assert _reaches(host, "shop_api_1", "db")
         assert not _reaches(host, "shop_web_1", "db")
-        assert host.fetch_from("w", "192.0.2.1", 8081) == "web"
+        host.answers(8081)
     finally:
         for project in ("shop", "blog"):
             _compose(host, tmp_path, project, "down", "-t", "0")
