@@ -53,3 +53,11 @@ def _ipv4(interface: str) -> Address | None:
         except OSError:
             return None  # the interface has no IPv4 address, or is not there
     return Address(socket.inet_ntoa(reply[20:24]))
+
+
+def interface(ifindex: int) -> str:
+    """Return the device's name; empty for none, and for one that is gone."""
+    try:
+        return socket.if_indextoname(ifindex) if ifindex else ""
+    except OSError:
+        return ""

@@ -27,6 +27,7 @@ from fairlead.schema.features import FEATURES
 from fairlead.schema.flow import FLOWS, Flow, FlowList, FlowQuery
 from fairlead.schema.identity import WORLD
 from fairlead.schema.metrics import METRICS, NodeMetrics
+from services.datapath import host
 from services.datapath.answers import nat_list, policy_line
 from services.datapath.audit import audited
 from services.datapath.breakglass import BreakGlassLog
@@ -220,6 +221,7 @@ class Datapath:
             subject=self.node.subject(event.endpoint),
             origins=self.node.origins.texts(event.provenance),
             lost_by_stage=lost,
+            interface=host.interface(event.ifindex),
         )
         return explain(event, around)
 

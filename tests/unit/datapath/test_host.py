@@ -35,3 +35,8 @@ def test_addresses_are_the_global_ones_of_these_interfaces(tmp_path: Path) -> No
     assert host.addresses(("eth0",), tmp_path / "if_inet6")[-1:] == (Address("2001:db8::1"),)
     assert host.addresses(("lo",), tmp_path / "none") == (Address("127.0.0.1"),)
     assert host.addresses(("no-such-device",), tmp_path / "if_inet6") == ()
+
+
+def test_devices_have_names_while_they_are_there() -> None:
+    assert host.interface(1) == "lo"
+    assert host.interface(0) == host.interface(1 << 30) == ""
