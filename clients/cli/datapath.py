@@ -8,6 +8,7 @@ from clients.cli.session import Session
 from fairlead.schema.base import Empty
 from fairlead.schema.datapath import VERIFY, Verification
 from fairlead.schema.features import FEATURES, KernelFeature
+from fairlead.schema.held import RELEASE_HELD
 
 
 async def run(session: Session) -> Answer:
@@ -41,6 +42,14 @@ async def features(session: Session) -> Answer:
     return Answer(list(found.values()), text, session.status)
 
 
+async def release(session: Session) -> Answer:
+    """Have a node let held deletions happen."""
+    found = await session.each(RELEASE_HELD, Empty())
+    rows = [(node, name, str(count)) for node, answer in found.items() for name, count in answer.rows.items()]
+    text = output.table(("NODE", "ROWS OF", "RELEASED"), rows) if rows else "nothing is held"
+    return Answer(list(found.values()), text, session.status)
+
+
 def _used(one: KernelFeature) -> str:
     return one.use if one.present or not one.instead else f"{one.use}; instead: {one.instead}"
 
@@ -64,3 +73,11 @@ def register(commands: command.Subcommands) -> None:
         "fairlead datapath features --node n2",
     )
     command.node_option(asking)
+    releasing = command.add(
+        group,
+        "release-held",
+        release,
+        "let the deletions happen that a node holds back because they are many",
+        "fairlead datapath release-held --node n2",
+    )
+    command.node_option(releasing, required=True)

@@ -57,10 +57,8 @@ def _known(datapath: Datapath) -> Condition:
 
 
 def _held_deletes(datapath: Datapath) -> Condition:
-    held = {"kernel addresses": datapath.node.addresses.held, "tunnels": datapath.node.tunnels.held}
-    counts = datapath.mirrors.held | {name: len(rows) for name, rows in held.items() if rows}
-    texts = [f"{count} rows of {name}" for name, count in counts.items()]
-    hint = "; make the file `release-held` in the state folder to let them go"
+    texts = [f"{count} rows of {name}" for name, count in datapath.held_rows.items()]
+    hint = "; `fairlead datapath release-held --node NODE` lets them go, and so does the file `release-held` in the state folder"
     return "held deletes", not texts, ", ".join(texts) + hint if texts else ""
 
 

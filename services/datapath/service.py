@@ -25,6 +25,7 @@ from fairlead.schema import nat
 from fairlead.schema.base import Empty, EndpointId, IdentityId, NodeName
 from fairlead.schema.features import FEATURES
 from fairlead.schema.flow import FLOWS, Flow, FlowList, FlowQuery
+from fairlead.schema.held import RELEASE_HELD, HeldRows
 from fairlead.schema.identity import WORLD
 from fairlead.schema.metrics import METRICS, NodeMetrics
 from services.datapath import host
@@ -284,6 +285,18 @@ class Datapath:
         """Return the outer ends that flows to the world hold."""
         return nat_list(self.name, await self._ask_kernel(self._kernel.masqueraded))
 
+    @property
+    def held_rows(self) -> dict[str, int]:
+        """Return how many rows are kept although they should go, because too many would, by what they are rows of."""
+        held = {"kernel addresses": self.node.addresses.held, "tunnels": self.node.tunnels.held}
+        return self.mirrors.held | {name: len(rows) for name, rows in held.items() if rows}
+
+    async def release_held(self, _ask: Empty) -> HeldRows:
+        """Let held deletions happen with the next look at them."""
+        held = HeldRows(node=self.name, rows=self.held_rows)
+        self._store.ask_release()
+        return held
+
     async def verify(self, _ask: Empty) -> topics.Verification:
         """Compare the kernel with what should be there."""
         if not self._started.is_set():
@@ -319,6 +332,7 @@ class Datapath:
             route(FEATURES, self.capabilities.show, self.name),
             route(nat.NAT, self.list_nat, self.name),
             route(topics.VERIFY, self.verify, self.name),
+            route(RELEASE_HELD, self.release_held, self.name),
         )
 
     def close(self) -> None:

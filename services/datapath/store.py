@@ -124,6 +124,10 @@ class Store:
         rows = [_AgesRow(identity, since, " ".join(prefixes)) for (identity, since), prefixes in ages.items()]
         _replace(self._folder / "known-since", codec.encode(rows), durable=False)
 
+    def ask_release(self) -> None:
+        """Ask, as a person does by making the file, to let held deletions happen."""
+        (self._folder / "release-held").touch()
+
     def take_release(self) -> bool:
         """Tell whether a person asked to let held deletions happen (by making the file), and forget the wish."""
         path = self._folder / "release-held"

@@ -16,7 +16,7 @@ from fairlead.bus import Bus, Route, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
 from fairlead.errors import Exhausted, FairleadError, NotFound
-from fairlead.schema import BUCKETS, bgp, datapath, features, health, identity, ipam, metrics, nat, policy
+from fairlead.schema import BUCKETS, bgp, datapath, features, health, held, identity, ipam, metrics, nat, policy
 from fairlead.schema import flow as flow_schema
 from fairlead.schema.base import BucketSpec, Empty, EndpointId, IdentityId, NodeName
 
@@ -143,6 +143,9 @@ class Node:
         )
         return features.KernelFeatures(node=self.name, kernel="6.1.0", features=(there, missing))
 
+    async def release_held(self, _ask: Empty) -> held.HeldRows:
+        return held.HeldRows(node=self.name, rows={"kernel addresses": 93} if self.name == N2 else {})
+
     async def peers(self, _ask: Empty) -> bgp.Peers:
         up = bgp.Peer(name="tor1", address=Address("fd00::1"), peer_asn=65001, local_asn=65000, state="Established")
         down = msgspec.structs.replace(up, name="tor2", state="Active")
@@ -164,6 +167,7 @@ class Node:
             (nat.NAT, self.outer_ends),
             (flow_schema.FLOWS, self.list_flows),
             (features.FEATURES, self.list_features),
+            (held.RELEASE_HELD, self.release_held),
             (metrics.METRICS, self.list_metrics),
             (bgp.PEERS, self.peers),
             (bgp.ROUTES, self.routes_announced),
