@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -86,6 +86,7 @@ class State:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._writing = asyncio.Lock()
         self.networks: dict[str, Network] = {}
         self.endpoints: dict[str, Endpoint] = {}
 
@@ -99,13 +100,18 @@ class State:
 
     async def put(self, row: Network | Endpoint) -> None:
         """Remember the row; a network is on disk before this returns, an endpoint would not outlive a loss of power anyway."""
-        durable = isinstance(row, Network)
-        path = self._path(type(row)) / f"{row.id}.json"
-        await asyncio.to_thread(_write, path, msgspec.json.encode(_plain(row)), durable=durable)
-        if isinstance(row, Network):
-            self.networks[row.id] = row
-        else:
-            self.endpoints[row.id] = row
+        rows = self._rows(row)
+        # true before it is written: a change that comes meanwhile must build on it
+        rows[row.id] = row
+        async with self._writing:
+            newest = rows.get(row.id)
+            if newest is not None:
+                path = self._path(type(row)) / f"{row.id}.json"
+                data = msgspec.json.encode(_plain(newest))
+                await asyncio.to_thread(_write, path, data, durable=isinstance(row, Network))
+
+    def _rows(self, row: Network | Endpoint) -> dict[str, Any]:
+        return self.networks if isinstance(row, Network) else self.endpoints
 
     async def change(self, endpoint: str, **changes: object) -> Endpoint | None:
         """Remember changes of an endpoint that is still there."""
@@ -119,9 +125,10 @@ class State:
 
     async def drop(self, row: Network | Endpoint) -> None:
         """Forget the row."""
-        rows: dict[str, Network] | dict[str, Endpoint] = self.networks if isinstance(row, Network) else self.endpoints
-        rows.pop(row.id, None)
-        await asyncio.to_thread((self._path(type(row)) / f"{row.id}.json").unlink, missing_ok=True)
+        self._rows(row).pop(row.id, None)
+        async with self._writing:
+            if row.id not in self._rows(row):
+                await asyncio.to_thread((self._path(type(row)) / f"{row.id}.json").unlink, missing_ok=True)
 
     def holding(self, addresses: Iterable[Address]) -> list[Endpoint]:
         """Return the endpoints with one of these addresses."""
