@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -24,21 +25,22 @@ _MTU = 1300
 def beyond(out: Rig) -> Iterator[Rig]:
     """The far host is a router, and behind it, on a narrow link, stands another that knows no pods."""
     far, name = f"{out.name}w", f"{out.name}x"
-    run("ip", "netns", "add", name)
-    run("ip", "-n", far, "link", "add", "far0", "mtu", str(_MTU), "type", "veth", "peer", "eth0", "netns", name)
-    run("ip", "-n", name, "link", "set", "eth0", "mtu", str(_MTU))
-    for which, device, addresses in ((far, "far0", ROUTER), (name, "eth0", BEYOND)):
-        run("ip", "-n", which, "addr", "add", f"{addresses[4]}/24", "dev", device)
-        run("ip", "-n", which, "addr", "add", f"{addresses[6]}/64", "dev", device, "nodad")
-        run("ip", "-n", which, "link", "set", device, "up")
-    for family in (4, 6):
-        run("ip", "-n", name, f"-{family}", "route", "add", "default", "via", ROUTER[family])
-        setting = "net.ipv4.ip_forward=1" if family == 4 else "net.ipv6.conf.all.forwarding=1"
-        run("nsenter", f"--net={out.netns('w')}", "sysctl", "-q", setting)
-    yield out
-    run("ip", "-n", far, "link", "del", "far0")  # its other end goes with the namespace, but some time later
-    run("ip", "netns", "del", name)
-    run("nsenter", f"--net={out.netns('w')}", "sysctl", "-q", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+    with ExitStack() as stack:
+        run("ip", "netns", "add", name)
+        stack.callback(run, "ip", "netns", "del", name)
+        run("ip", "-n", far, "link", "add", "far0", "mtu", str(_MTU), "type", "veth", "peer", "eth0", "netns", name)
+        # its other end goes with the namespace, but some time later
+        stack.callback(run, "ip", "-n", far, "link", "del", "far0")
+        run("ip", "-n", name, "link", "set", "eth0", "mtu", str(_MTU))
+        for which, device, addresses in ((far, "far0", ROUTER), (name, "eth0", BEYOND)):
+            run("ip", "-n", which, "addr", "add", f"{addresses[4]}/24", "dev", device)
+            run("ip", "-n", which, "addr", "add", f"{addresses[6]}/64", "dev", device, "nodad")
+            run("ip", "-n", which, "link", "set", device, "up")
+        for family, setting in ((4, "net.ipv4.ip_forward"), (6, "net.ipv6.conf.all.forwarding")):
+            run("ip", "-n", name, f"-{family}", "route", "add", "default", "via", ROUTER[family])
+            run("nsenter", f"--net={out.netns('w')}", "sysctl", "-q", f"{setting}=1")
+            stack.callback(run, "nsenter", f"--net={out.netns('w')}", "sysctl", "-q", f"{setting}=0")
+        yield out
 
 
 @families
