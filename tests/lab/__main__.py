@@ -25,7 +25,8 @@ _NEEDED = {"1", "2"}
 
 _LOOK_AROUND = """
 The lab is still running. Look around:
-  nsenter --net={n1} env {environment} .venv/bin/fairlead status
+  nsenter --net={ctl} env {control} .venv/bin/fairlead status
+  nsenter --net={n1} env {environment} .venv/bin/fairlead endpoint list --node n1
   nsenter --net={ctl} env {control} .venv/bin/fairlead trace
   nsenter --net={tor1} birdc -s {tor1_socket} show route
   nsenter --net={employee} redis-cli -h {database} PING
@@ -111,8 +112,6 @@ def complaints(lab: Lab, report: Report) -> None:
 
 async def stay(lab: Lab) -> None:
     """Leave the lab running, and say how to look around."""
-    settings = lab.environment("n1")
-    shown = " ".join(f"{name}={settings[name]}" for name in ("FAIRLEAD_NATS", "FAIRLEAD_NATS_DOMAIN"))
     await lab.keep()
     print(
         _LOOK_AROUND.format(
@@ -120,14 +119,19 @@ async def stay(lab: Lab) -> None:
             ctl=lab.topology.path("ctl"),
             tor1=lab.topology.path("tor1"),
             employee=lab.topology.path("employee-1"),
-            environment=shown,
-            control=f"FAIRLEAD_NATS={lab.programs.hub_url} FAIRLEAD_TRACES={lab.programs.traces_url}",
+            environment=_options(lab.environment("n1"), "FAIRLEAD_NATS"),
+            control=_options(lab.environment("ctl"), "FAIRLEAD_NATS", "FAIRLEAD_TRACES"),
             tor1_socket=lab.programs.control_socket("tor1"),
             database=lab.address("protected-db") if "protected-db" in lab.workloads else "ADDRESS",
             folder=lab.folder,
             pins=lab.programs.all_pins,
         )
     )
+
+
+def _options(environment: dict[str, str], *beginnings: str) -> str:
+    """Return the variables that begin so, as `env` takes them."""
+    return " ".join(f"{name}={value}" for name, value in environment.items() if name.startswith(beginnings) and value)
 
 
 async def leave(lab: Lab) -> None:

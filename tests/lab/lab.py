@@ -23,9 +23,10 @@ from fairlead.errors import FairleadError
 from fairlead.schema.base import Message, NodeName
 from fairlead.schema.datapath import EndpointStatus
 from tests.lab import cleanup, network
+from tests.lab.credentials import OPERATOR, SABOTEUR
 from tests.lab.network import LabError
 from tests.lab.processes import ROOT, Process, Spec
-from tests.lab.programs import DOMAIN, Programs
+from tests.lab.programs import Programs
 from tests.lab.resident import Resident
 from tests.lab.topology import Topology, describe
 from tests.lab.waiting import until
@@ -150,8 +151,9 @@ class Lab:
 
     def environment(self, place: str) -> dict[str, str]:
         """Return what the command line needs to know on a machine of the lab."""
-        nats = self.programs.hub_url if place == "ctl" else "nats://127.0.0.1:4222"
-        return {**self.programs.settings(place), "FAIRLEAD_NATS": nats, "FAIRLEAD_TRACES": self.programs.traces_url}
+        keys = self.programs.credentials
+        who = keys.at_hub(OPERATOR) if place == "ctl" else keys.at_node(place, "client")
+        return {**self.programs.settings(place), **who, "FAIRLEAD_TRACES": self.programs.traces_url}
 
     async def run(self, place: str, *command: str, text: str = "", timeout_s: float = _COMMAND_S) -> Done:
         """Run a command in a namespace of the lab, to its end."""
@@ -166,11 +168,18 @@ class Lab:
         """Return what `work` returns when it runs on that machine, with its bus."""
         return await self.resident(place).ask(work)
 
+    async def sabotage(self, work: Callable[[NatsBus], Awaitable[T]]) -> T:
+        """Return what `work` returns when it is given a bus at the hub on which it may do anything."""
+        foot = Resident(self.topology.path("ctl"), self.programs.credentials.at_hub(SABOTEUR))
+        try:
+            return await foot.ask(work)
+        finally:
+            await foot.close()
+
     def resident(self, place: str) -> Resident:
         """Return this process's foot in a namespace, made on first use."""
         if place not in self._residents:
-            nats = self.environment(place)["FAIRLEAD_NATS"]
-            self._residents[place] = Resident(self.topology.path(place), nats, DOMAIN)
+            self._residents[place] = Resident(self.topology.path(place), self.environment(place))
         return self._residents[place]
 
     async def attach(self, name: str, node: str, labels: tuple[str, ...], *, wait_s: float = 10) -> Attached:

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.lab.credentials import DOMAIN, Credentials
 from tests.lab.processes import ROOT, Spec
 from tests.lab.topology import POOLS, Node, Router, Topology
 
 PINS = Path("/sys/fs/bpf")
-DOMAIN = "hub"
 CLUSTER = "default"
 NODE_SERVICES = ("ipam", "datapath", "bgp")
 CLUSTER_SERVICES = ("identity", "policy")
-_NATS, _LEAF, _ETCD, _OTLP = 4222, 7422, 2379, 4318
+_ETCD, _OTLP = 2379, 4318
 _PYTHON = str(ROOT / ".venv/bin/python")
 _NATS_SERVER = str(ROOT / ".venv/bin/nats-server")
-
-HUB_CONFIG = """\
-server_name: hub
-listen: "0.0.0.0:4222"
-http: "127.0.0.1:8222"
-jetstream {{ store_dir: "{store}", domain: "{domain}", sync_interval: always }}
-leafnodes {{ listen: "0.0.0.0:7422" }}
-"""
-LEAF_CONFIG = """\
-server_name: "{node}"
-listen: "127.0.0.1:4222"
-leafnodes {{ reconnect: "1s", remotes: [ {{ url: "nats-leaf://{hub}:7422" }} ] }}
-"""
 
 
 class Programs:
@@ -36,11 +23,13 @@ class Programs:
     def __init__(self, topology: Topology, folder: Path) -> None:
         self._topology = topology
         self._folder = folder
+        self.credentials = Credentials(folder, topology.control, [node.name for node in topology.nodes])
 
     def all(self) -> list[Spec]:
         """Return every process; the order means nothing."""
         routers = [self.router(router) for router in self._topology.routers]
         nodes = [spec for node in self._topology.nodes for spec in self.node(node)]
+        self.credentials.issue()
         return [self.etcd(), self.hub(), self.traces(), *routers, *self.cluster(), *nodes]
 
     def control_socket(self, name: str) -> Path:
@@ -67,11 +56,6 @@ class Programs:
         return f"http://{self._topology.control}:{_ETCD}"
 
     @property
-    def hub_url(self) -> str:
-        """Return where the hub answers."""
-        return f"nats://{self._topology.control}:{_NATS}"
-
-    @property
     def traces_url(self) -> str:
         """Return where spans go, and where traces are asked for."""
         return f"http://{self._topology.control}:{_OTLP}"
@@ -96,8 +80,7 @@ class Programs:
 
     def hub(self) -> Spec:
         """Return the hub of the bus."""
-        config = HUB_CONFIG.format(store=self._folder / "ctl" / "jetstream", domain=DOMAIN)
-        return Spec("ctl/nats", (_NATS_SERVER, "-c", self._write("ctl", "nats.conf", config)))
+        return Spec("ctl/nats", (_NATS_SERVER, "-c", str(self.credentials.hub_config)))
 
     def traces(self) -> Spec:
         """Return the receiver of spans."""
@@ -116,13 +99,14 @@ class Programs:
 
     def cluster(self) -> list[Spec]:
         """Return the services that exist once."""
-        environment = {"FAIRLEAD_NATS": self.hub_url}
-        return [self._service("ctl", service, f"{service}-1", environment) for service in CLUSTER_SERVICES]
+        return [
+            self._service("ctl", service, f"{service}-1", self.credentials.at_hub(f"{service}-1"))
+            for service in CLUSTER_SERVICES
+        ]
 
     def node(self, node: Node) -> list[Spec]:
         """Return everything that runs on one node."""
         environment = {
-            "FAIRLEAD_NATS": f"nats://127.0.0.1:{_NATS}",
             "FAIRLEAD_UPLINKS": ",".join(node.uplinks),
             "FAIRLEAD_NODE_ADDRESSES": ",".join(node.addresses),
             "FAIRLEAD_ROUTING": self._topology.ways.routing,
@@ -131,13 +115,17 @@ class Programs:
             "FAIRLEAD_BGP_PEERS": ",".join(f"{peer.address}:{peer.asn}" for peer in node.peers),
             "FAIRLEAD_BGP_RUN_DIR": str(self.control_socket(node.name).parent),
         }
-        services = [self._service(node.name, service, node.name, environment) for service in NODE_SERVICES]
+        services = [
+            self._service(
+                node.name, service, node.name, {**environment, **self.credentials.at_node(node.name, service)}
+            )
+            for service in NODE_SERVICES
+        ]
         return [self.leaf(node), self.speaker(node), *services]
 
     def leaf(self, node: Node) -> Spec:
         """Return the node's own NATS server."""
-        config = LEAF_CONFIG.format(node=node.name, hub=self._topology.control)
-        return Spec(f"{node.name}/nats", (_NATS_SERVER, "-c", self._write(node.name, "nats.conf", config)))
+        return Spec(f"{node.name}/nats", (_NATS_SERVER, "-c", str(self.credentials.leaf_config(node.name))))
 
     def speaker(self, node: Node) -> Spec:
         """Return the node's BIRD; it waits for the configuration that the bgp service writes."""

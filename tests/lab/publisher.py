@@ -1,6 +1,6 @@
 """Another system: a plain NATS client that knows nothing of Fairlead but a subject and JSON.
 
-    python publisher.py NATS-URL SUBJECT < message.json
+    FAIRLEAD_NATS=url FAIRLEAD_NATS_CREDENTIALS=name.nk FAIRLEAD_NATS_AUTHORITY=authority.crt python publisher.py SUBJECT < message.json
 
 Publishes through JetStream with a trace context of its own, and prints the trace id, when it published and when JetStream had it.
 """
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import ssl
 import sys
 import time
+from pathlib import Path
 
 import nats
 from opentelemetry import propagate
@@ -20,9 +23,15 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
-async def publish(url: str, subject: str, body: bytes, provider: TracerProvider) -> dict[str, object]:
+async def publish(subject: str, body: bytes, provider: TracerProvider) -> dict[str, object]:
     """Publish `body`, and return what there is to know of it."""
-    connection = await nats.connect(url)
+    seed = os.environ["FAIRLEAD_NATS_CREDENTIALS"]
+    connection = await nats.connect(
+        os.environ["FAIRLEAD_NATS"],
+        nkeys_seed=seed,
+        inbox_prefix=f"_INBOX.{Path(seed).stem}",  # where this credential may listen
+        tls=ssl.create_default_context(cafile=os.environ["FAIRLEAD_NATS_AUTHORITY"]),
+    )
     with provider.get_tracer("other-system").start_as_current_span(f"publish {subject}") as span:
         headers = {"Content-Type": "application/json"}
         propagate.inject(headers)
@@ -38,7 +47,7 @@ def main() -> None:
     """Read the message, publish it, print one line of JSON."""
     provider = TracerProvider(resource=Resource({"service.name": "other-system"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    print(json.dumps(asyncio.run(publish(sys.argv[1], sys.argv[2], sys.stdin.buffer.read(), provider))))
+    print(json.dumps(asyncio.run(publish(sys.argv[1], sys.stdin.buffer.read(), provider))))
     provider.shutdown()
 
 

@@ -6,10 +6,11 @@ import asyncio
 import ctypes
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from fairlead.bus_nats import NatsBus
+from tests.lab.credentials import DOMAIN
 from tests.lab.network import LabError
 
 T = TypeVar("T")
@@ -20,10 +21,9 @@ _STOP_S = 5.0
 class Resident:
     """Runs coroutines inside the namespace at `path`, with one connection to the bus there."""
 
-    def __init__(self, path: str, nats: str, domain: str) -> None:
+    def __init__(self, path: str, environment: Mapping[str, str]) -> None:
         self._path = path
-        self._nats = nats
-        self._domain = domain
+        self._environment = environment
         self._bus: NatsBus | None = None
         self._loop = asyncio.new_event_loop()
         self._moved = threading.Event()
@@ -51,7 +51,14 @@ class Resident:
 
     async def _with_bus(self, work: Callable[[NatsBus], Awaitable[T]]) -> T:
         if self._bus is None:
-            self._bus = NatsBus(self._nats, name="lab", domain=self._domain)
+            told = self._environment
+            self._bus = NatsBus(
+                told["FAIRLEAD_NATS"],
+                name="lab",
+                domain=DOMAIN,
+                seed_file=told["FAIRLEAD_NATS_CREDENTIALS"],
+                authority=told["FAIRLEAD_NATS_AUTHORITY"],
+            )
             self._bus.start()
         return await work(self._bus)
 

@@ -24,7 +24,7 @@ async def lost(story: Story) -> None:
     nodes = [node.name for node in lab.topology.nodes]
     keys, before = await lab.ask("ctl", _keys), {name: await _standing(story, name) for name in nodes}
     async with _measuring(lab, "employee-1", lab.address("protected-db")) as seen:
-        await lab.ask("ctl", _delete_all)
+        await lab.sabotage(_delete_all)
         back = await until(lambda: lab.ask("ctl", _keys), lambda found: found == keys, within_s=_BACK_S, every_s=0.2)
         await asyncio.sleep(_CALM_S)  # time in which a node that took the loss for news would act on it
     rows = sum(map(len, back.value.values()))

@@ -72,7 +72,7 @@ async def _elsewhere(story: Story) -> None:
 
 async def _why(story: Story) -> None:
     async def asked() -> str:
-        return (await story.lab.fairlead("n1", "why", "intern-1", "protected-db:6379")).out
+        return (await story.lab.fairlead("ctl", "why", "intern-1", "protected-db:6379")).out
 
     seen = await until(asked, lambda text: FIRST_ORIGIN in text, within_s=3, every_s=0.2)
     story.report.check(

@@ -13,6 +13,7 @@ from fairlead.schema.base import Empty
 from fairlead.schema.datapath import ENDPOINTS, POLICY_MAP, REALISED, EndpointQuery, EndpointStatus, PolicyMapDump
 from fairlead.schema.policy import POLICY_ROWS, PolicyRow
 from tests.lab import publisher
+from tests.lab.credentials import OTHER_SYSTEM
 from tests.lab.lab import Lab
 from tests.lab.network import LabError
 from tests.lab.report import Report
@@ -68,11 +69,13 @@ class Story:
 
     async def publish(self, subject: str, message: dict[str, Any]) -> Published:
         """Publish JSON as another system would, by a plain NATS client in the namespace `ctl`. Raises LabError."""
-        command = (sys.executable, str(Path(publisher.__file__)), self.lab.programs.hub_url, subject)
+        keys = self.lab.programs.credentials.at_hub(OTHER_SYSTEM)
+        command = (sys.executable, str(Path(publisher.__file__)), subject)
         done = await self.lab.run(
             "ctl",
             "env",
             f"OTEL_EXPORTER_OTLP_ENDPOINT={self.lab.programs.traces_url}",
+            *(f"{name}={value}" for name, value in keys.items()),
             *command,
             text=json.dumps(message),
         )
