@@ -104,16 +104,18 @@ def _live_and_die(rig: Rig, code: Path, log: Path, random: Random, longest_s: fl
         process = subprocess.Popen(
             command, env=environment, cwd=code, stdout=output, stderr=output, start_new_session=True
         )
-    if random.random() < _WHOLE_STARTS:
-        _wait_for_start(log, begun + 1, process)
-        time.sleep(random.uniform(0, 0.3))
-    else:
-        time.sleep(random.uniform(0.1, longest_s))
-    ended = process.poll()
-    # the compiler that it may have begun dies with it
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        if random.random() < _WHOLE_STARTS:
+            _wait_for_start(log, begun + 1, process)
+            time.sleep(random.uniform(0, 0.3))
+        else:
+            time.sleep(random.uniform(0.1, longest_s))
+        ended = process.poll()
+    finally:
+        # the compiler that it may have begun dies with it
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     assert ended is None, f"{code} ended by itself:\n{log.read_text()[-3000:]}"
 
 
