@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS, Policy
-from services.datapath.operations import DropReason, Event, EventKind
+from services.datapath.reports import DropReason, Event, EventKind
 
 
 @dataclass(frozen=True)

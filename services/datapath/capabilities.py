@@ -7,7 +7,7 @@ import logging
 from fairlead.errors import Unavailable
 from fairlead.schema.base import Empty, NodeName
 from fairlead.schema.features import KernelFeature, KernelFeatures
-from services.datapath.operations import KernelReport
+from services.datapath.reports import KernelReport
 
 _LOG = logging.getLogger("datapath.capabilities")
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fairlead.clock import Clock
-from services.datapath.operations import Event, Kernel
+from services.datapath.operations import Kernel
+from services.datapath.reports import Event
 from services.datapath.worker import KernelThread
 
 FIRST_S, SHORTEST_S, LONGEST_S = 30.0, 10.0, 120.0

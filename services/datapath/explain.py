@@ -9,7 +9,8 @@ from datetime import datetime
 from fairlead.address import Address
 from fairlead.schema.base import IdentityId, NodeName
 from fairlead.schema.flow import Flow, FlowEnd, FlowType, Verdict
-from services.datapath.operations import DropReason, Event, EventKind, PolicyKey, PolicyValue
+from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.reports import DropReason, Event, EventKind
 
 _TEXTS = {
     DropReason.INVALID_SOURCE: "the source address does not belong to the endpoint",

@@ -18,7 +18,8 @@ from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.schema.base import NodeName
 from fairlead.schema.flow import FLOW_SEEN, Flow, FlowList, FlowQuery
-from services.datapath.operations import Event, EventsLost, Kernel
+from services.datapath.operations import Kernel
+from services.datapath.reports import Event, EventsLost
 
 _LOG = logging.getLogger("datapath.flows")
 _KEPT = 4096

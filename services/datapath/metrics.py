@@ -11,7 +11,8 @@ from fairlead.schema.base import NodeName
 from fairlead.schema.metrics import FlowTable, NodeMetrics, PacketCount
 from services.datapath.collector import Collection
 from services.datapath.explain import reason_text
-from services.datapath.operations import Kernel, PacketCounter
+from services.datapath.operations import Kernel
+from services.datapath.reports import PacketCounter
 from services.datapath.worker import KernelThread
 
 EVERY_S = 10.0

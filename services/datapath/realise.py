@@ -14,17 +14,9 @@ from dataclasses import dataclass
 from fairlead import telemetry
 from services.datapath.ledger import Entries, Ledger
 from services.datapath.model import EndpointWant, PolicyMap
-from services.datapath.operations import (
-    EndpointEntry,
-    Kernel,
-    KernelError,
-    KernelReport,
-    Link,
-    Plugged,
-    PolicyKey,
-    PolicyValue,
-)
+from services.datapath.operations import EndpointEntry, Kernel, KernelError, Link, Plugged, PolicyKey, PolicyValue
 from services.datapath.plan import Change, foreign, plan
+from services.datapath.reports import KernelReport
 from services.datapath.store import Store
 
 _LOG = logging.getLogger("datapath.realise")

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from random import Random
-from typing import TypeVar
 
 from fairlead.address import Address
 from fairlead.announce import Projector
@@ -21,15 +20,11 @@ from fairlead.bus import Bus, Route, route
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError, NotFound, Unavailable
 from fairlead.schema import datapath as topics
-from fairlead.schema import nat
-from fairlead.schema.base import Empty, EndpointId, IdentityId, NodeName
+from fairlead.schema.base import Empty, NodeName
 from fairlead.schema.features import FEATURES
-from fairlead.schema.flow import FLOWS, Flow, FlowList, FlowQuery
+from fairlead.schema.flow import Flow
 from fairlead.schema.held import RELEASE_HELD, HeldRows
-from fairlead.schema.identity import WORLD
-from fairlead.schema.metrics import METRICS, NodeMetrics
 from services.datapath import host
-from services.datapath.answers import nat_list, policy_line
 from services.datapath.audit import audited
 from services.datapath.breakglass import BreakGlassLog
 from services.datapath.capabilities import Capabilities
@@ -43,23 +38,22 @@ from services.datapath.health import Report, conditions
 from services.datapath.loops import Tools, reconcilers
 from services.datapath.metrics import Metrics
 from services.datapath.node import Node
-from services.datapath.operations import Event, Kernel
+from services.datapath.operations import Kernel
 from services.datapath.outside import Masquerade
 from services.datapath.overlay import Overlay
 from services.datapath.policies import realised
+from services.datapath.questions import HOST, Questions
 from services.datapath.realise import Realiser
+from services.datapath.reports import Event
 from services.datapath.settings import DatapathSettings, failsafe_of
 from services.datapath.store import Store
 from services.datapath.verification import Verification
 from services.datapath.verify import Inspector
 from services.datapath.worker import KernelThread
 
-T = TypeVar("T")
 _LOG = logging.getLogger("datapath")
 _START_RETRY_S = 1.0
 _TICK_S = 0.5
-HOST = "host"
-"""What the node itself is called where an endpoint is asked for."""
 
 
 class Datapath:
@@ -102,6 +96,8 @@ class Datapath:
         self._realised = Projector(bus.bucket(topics.REALISED), clock=clock)
         self._endpoint_operations = EndpointOperations(self.node.endpoints, self._realiser, self.thread)
         self._verification = Verification(self.node, kernel, self.thread, self._realiser, inspector)
+        read = self.flows, self.metrics, self._verification
+        self.questions = Questions(self.node, kernel, self.thread, *read, require_started=self._require_started)
         self.node.on_hosted = self.mirrors.host
         self.node.on_realised = self._realised_may_differ
         self._telling = False
@@ -239,52 +235,6 @@ class Datapath:
         """Disconnect a namespace."""
         return topics.Detached(removed=await self.node.endpoints.detach(ask.name))
 
-    async def list_endpoints(self, _ask: Empty) -> topics.EndpointList:
-        """Return every endpoint of the node."""
-        endpoints = self.node.endpoints
-        return topics.EndpointList(
-            node=self.name, endpoints=tuple(endpoints.status(record.endpoint) for record in endpoints.live())
-        )
-
-    async def dump_policy(self, ask: topics.EndpointQuery) -> topics.PolicyMapDump:
-        """Read an endpoint's policy map from the kernel."""
-        number, name = self._find(ask.endpoint)
-        found = await self._ask_kernel(self._kernel.policy, number)
-        entries = sorted(found.items(), key=lambda item: (item[0].direction, item[0]))
-        return topics.PolicyMapDump(
-            endpoint=EndpointId(number),
-            name=name,
-            pin=self._kernel.policy_pin(number),
-            entries=tuple(policy_line(self.node, key, *values) for key, values in entries),
-        )
-
-    async def look_up(self, ask: topics.AddressQuery) -> topics.AddressAnswer:
-        """Ask the kernel who stands behind an address; an address that nobody claims is the world's."""
-        found = await self._ask_kernel(self._kernel.lookup_address, ask.address)
-        prefix, identity = found or ("", WORLD)
-        return topics.AddressAnswer(
-            node=self.name,
-            address=ask.address,
-            prefix=prefix,
-            identity=IdentityId(identity),
-            labels=self.node.identities.labels(identity),
-            name=self.node.end(ask.address, identity).name,
-        )
-
-    async def list_metrics(self, _ask: Empty) -> NodeMetrics:
-        """Return what the programs have counted."""
-        if not self._started.is_set():
-            raise Unavailable(f"the datapath of node {self.name} is not up: {self.kernel_error}")
-        return await self.metrics.look()
-
-    async def list_flows(self, ask: FlowQuery) -> FlowList:
-        """Return recorded flows."""
-        return self.flows.query(self.name, ask)
-
-    async def list_nat(self, _ask: Empty) -> nat.NatList:
-        """Return the outer ends that flows to the world hold."""
-        return nat_list(self.name, await self._ask_kernel(self._kernel.masqueraded))
-
     @property
     def held_rows(self) -> dict[str, int]:
         """Return how many rows are kept although they should go, because too many would, by what they are rows of."""
@@ -297,41 +247,17 @@ class Datapath:
         self._store.ask_release()
         return held
 
-    async def verify(self, _ask: Empty) -> topics.Verification:
-        """Compare the kernel with what should be there."""
+    def _require_started(self) -> None:
         if not self._started.is_set():
             raise Unavailable(f"the datapath of node {self.name} is not up: {self.kernel_error}")
-        return await self._verification.verify()
-
-    def _find(self, text: str) -> tuple[int, str]:
-        """Return the number and the name of the endpoint that is meant; `host` is the node itself."""
-        record = self.node.endpoints.find(text)
-        if record is None and text in (HOST, str(HOST_ENDPOINT)):
-            return HOST_ENDPOINT, HOST
-        if record is None:
-            raise NotFound(
-                f"`endpoint`: {text!r} is no number, name or address of an endpoint on node {self.name}, nor `{HOST}`"
-            )
-        return record.endpoint, record.name
-
-    async def _ask_kernel(self, question: Callable[..., T], *subject: object) -> T:
-        if not self._started.is_set():
-            raise Unavailable(f"the datapath of node {self.name} is not up: {self.kernel_error}")
-        return await self.thread.call(question, *subject)
 
     def routes(self) -> tuple[Route, ...]:
         """Return the topics that this node answers."""
         return (
             route(topics.ATTACH, self.attach, self.name),
             route(topics.DETACH, self.detach, self.name),
-            route(topics.ENDPOINTS, self.list_endpoints, self.name),
-            route(topics.POLICY_MAP, self.dump_policy, self.name),
-            route(topics.LOOKUP_ADDRESS, self.look_up, self.name),
-            route(FLOWS, self.list_flows, self.name),
-            route(METRICS, self.list_metrics, self.name),
             route(FEATURES, self.capabilities.show, self.name),
-            route(nat.NAT, self.list_nat, self.name),
-            route(topics.VERIFY, self.verify, self.name),
+            *self.questions.routes(),
             route(RELEASE_HELD, self.release_held, self.name),
         )
 

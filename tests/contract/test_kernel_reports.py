@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.datapath.operations import EventKind, EventsLost, Kernel, PolicyKey, PolicyValue
+from services.datapath.operations import Kernel, PolicyKey, PolicyValue
+from services.datapath.reports import EventKind, EventsLost
 from tests.contract.test_kernel import (
     ANY_IN,
     DB,

@@ -10,8 +10,8 @@ import pytest
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel.twin.cases import Action
-from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import EndpointEntry, Kernel, KernelError, Link, PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
 from tests.kernel.packets import ACK, SYN, TCP, Transport, arp_request, echo, frame, icmp, solicitation, tcp, udp
 from tests.support import kernels
 from tests.support.kernels import Bench

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fairlead.address import Family
-from services.datapath.operations import EventKind, PolicyValue
+from services.datapath.operations import PolicyValue
 from services.datapath.outside import Masquerade
+from services.datapath.reports import EventKind
 from tests.kernel.rig import ALLOW_OUT, Rig
 
 BOTH = frozenset({Family.IPV4, Family.IPV6})

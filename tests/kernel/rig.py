@@ -17,8 +17,9 @@ from services.datapath.kernel import maps, netlink
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.testrun import TestRun
 from services.datapath.kernel.tuning import Tuning
-from services.datapath.operations import EndpointEntry, Event, KernelError, Link, Plugged, PolicyKey, PolicyValue
+from services.datapath.operations import EndpointEntry, KernelError, Link, Plugged, PolicyKey, PolicyValue
 from services.datapath.overlay import Overlay
+from services.datapath.reports import Event
 
 SMALL = Tuning(flows=4096, addresses=4096)
 ALLOW_IN, ALLOW_OUT = PolicyKey(0, 0, 0, 0), PolicyKey(0, 0, 0, 1)

@@ -9,7 +9,8 @@ import pytest
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi
-from services.datapath.operations import DropReason, PolicyCounters, PolicyKey, PolicyValue
+from services.datapath.operations import PolicyCounters, PolicyKey, PolicyValue
+from services.datapath.reports import DropReason
 
 C_DROPS = re.compile(r"^#define DROP_(\w+)\s+(\d+)", re.MULTILINE)
 PROMISED = {

@@ -8,8 +8,9 @@ import pytest
 
 from services.datapath.kernel import abi
 from services.datapath.kernel.testrun import REDIRECT, SHOT, TestRun
-from services.datapath.operations import DropReason as Drop
-from services.datapath.operations import EventKind, PolicyKey, PolicyValue
+from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
+from services.datapath.reports import EventKind
 from tests.kernel.packets import SYN, TCP, Transport, frame, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, Rig, pod_address
 

@@ -12,8 +12,8 @@ import pytest
 
 from services.datapath.kernel import links, netlink
 from services.datapath.kernel.testrun import REDIRECT
-from services.datapath.operations import DropReason as Drop
-from services.datapath.operations import EventKind
+from services.datapath.reports import DropReason as Drop
+from services.datapath.reports import EventKind
 from tests.kernel.packets import checksum, frame, udp
 from tests.kernel.rig import FAR, NODE, Rig, pod_address, run
 

@@ -13,7 +13,8 @@ import pytest
 from services.datapath.kernel import abi, features, syscalls
 from services.datapath.kernel.maps import Map
 from services.datapath.kernel.netlink import Netlink
-from services.datapath.operations import Feature, KernelError
+from services.datapath.operations import KernelError
+from services.datapath.reports import Feature
 from tests.kernel.rig import run, why_not
 
 pytestmark = pytest.mark.kernel

@@ -12,8 +12,9 @@ from services.datapath.kernel import links, syscalls
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.survey import Surveyor
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
-from services.datapath.operations import DropReason as Drop
-from services.datapath.operations import EventKind, KernelError, PolicyKey, PolicyValue
+from services.datapath.operations import KernelError, PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
+from services.datapath.reports import EventKind
 from tests.kernel.packets import ACK, SYN, TCP, Transport, echo, frame, icmp, solicitation, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, FAR, NODE, Rig, pod_address
 

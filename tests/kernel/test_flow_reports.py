@@ -9,7 +9,7 @@ import pytest
 
 from services.datapath.kernel import abi
 from services.datapath.kernel.testrun import REDIRECT, TestRun
-from services.datapath.operations import Event, EventKind
+from services.datapath.reports import Event, EventKind
 from tests.kernel.packets import ACK, FIN, RST, SYN, TCP, Transport, frame, tcp, udp
 from tests.kernel.rig import Rig, pod_address
 

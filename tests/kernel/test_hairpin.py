@@ -9,8 +9,8 @@ import pytest
 
 from services.datapath.kernel import netlink
 from services.datapath.kernel.testrun import REDIRECT, SHOT
-from services.datapath.operations import DropReason as Drop
-from services.datapath.operations import EventKind
+from services.datapath.reports import DropReason as Drop
+from services.datapath.reports import EventKind
 from tests.kernel.packets import SYN, echo, frame, tcp, udp
 from tests.kernel.rig import Rig, pod_address
 

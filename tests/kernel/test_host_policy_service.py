@@ -67,7 +67,7 @@ async def test_a_host_policy_comes_stays_through_an_outage_and_goes(bench: Bench
     assert await first.connects(pod, node, 22)
     assert not await first.connects(pod, node, 5432)
     assert await first.connects(node, pod, 80)
-    assert (await first.datapath.verify(None)).differences == ()  # type: ignore[arg-type] # it is not looked at
+    assert (await first.datapath.questions.verify(None)).differences == ()  # type: ignore[arg-type] # it is not looked at
 
     hub.up = False
     await first.end()

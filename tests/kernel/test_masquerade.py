@@ -14,8 +14,8 @@ from services.datapath.failsafe import HOST_ENDPOINT, HostEntry
 from services.datapath.kernel import abi
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.masquerade import choose
-from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import PolicyValue
+from services.datapath.reports import DropReason as Drop
 from tests.kernel.outside import BOTH, ON, datagrams, drops
 from tests.kernel.rig import ALLOW_OUT, FAR, NODE, SMALL, Rig, pod_address
 

@@ -10,8 +10,8 @@ import pytest
 from fairlead.address import Address
 from services.datapath.kernel import links
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT, TestRun
-from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import PolicyValue
+from services.datapath.reports import DropReason as Drop
 from tests.kernel.outside import drops
 from tests.kernel.packets import (
     ACK,

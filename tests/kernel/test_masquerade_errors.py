@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.datapath.operations import DropReason as Drop
+from services.datapath.reports import DropReason as Drop
 from tests.kernel.outside import datagrams, drops
 from tests.kernel.rig import FAR, NODE, Rig, run
 from tests.kernel.test_errors import await_error, errors_of, talking

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.datapath.failsafe import HOST_ENDPOINT, HostEntry
-from services.datapath.operations import DropReason as Drop
+from services.datapath.reports import DropReason as Drop
 from tests.kernel.rig import FAR, NODE, Rig
 
 pytestmark = pytest.mark.kernel

@@ -19,7 +19,8 @@ import pytest
 from services.datapath.kernel import abi, syscalls
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.maps import create_map, open_any
-from services.datapath.operations import Event, EventKind, KernelError, PolicyKey, PolicyValue
+from services.datapath.operations import KernelError, PolicyKey, PolicyValue
+from services.datapath.reports import Event, EventKind
 from tests.kernel import versions
 from tests.kernel.rig import SMALL, Rig, new_rig, pod_address, run
 

@@ -20,8 +20,8 @@ import pytest
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import links, netlink
 from services.datapath.kernel.linux import LinuxKernel
-from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import KernelError, Link, PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
 from tests.kernel.packets import frame, icmp, tcp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, FAR, NODE, SMALL, Rig, new_rig, pod_address, run
 

@@ -14,8 +14,8 @@ import pytest
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import links, netlink, overlay
 from services.datapath.kernel.netlink import Netlink
-from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
 from tests.kernel.nodes import (
     PORTS,
     REMOTE_NODE,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from services.datapath.failsafe import HOST_ENDPOINT, INBOUND, OUTBOUND, HostEntry, failsafe
-from services.datapath.operations import DropReason as Drop
 from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
 from tests.kernel.nodes import REMOTE_NODE, Fleet, new_fleet, outside
 from tests.kernel.rig import IDENTITY, pod_address
 

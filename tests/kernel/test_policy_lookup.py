@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.datapath.kernel.testrun import REDIRECT, SHOT, TestRun
-from services.datapath.operations import DropReason as Drop
-from services.datapath.operations import Event, PolicyKey, PolicyValue
+from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
+from services.datapath.reports import Event
 from tests.kernel.packets import frame, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, Rig, pod_address
 

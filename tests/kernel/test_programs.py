@@ -11,8 +11,9 @@ import pytest
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import abi
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT, TestRun
-from services.datapath.operations import DropReason as Drop
-from services.datapath.operations import EventKind, KernelError, PolicyKey, PolicyValue
+from services.datapath.operations import KernelError, PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
+from services.datapath.reports import EventKind
 from tests.kernel.packets import (
     ACK,
     FIN,

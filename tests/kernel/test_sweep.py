@@ -13,7 +13,7 @@ from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.sweep import trusted_for
 from services.datapath.kernel.testrun import REDIRECT, TestRun
 from services.datapath.kernel.tuning import Tuning
-from services.datapath.operations import Event, EventKind
+from services.datapath.reports import Event, EventKind
 from tests.kernel.packets import ACK, FIN, SYN, Transport, frame, tcp, udp
 from tests.kernel.rig import SMALL, Rig, pod_address
 

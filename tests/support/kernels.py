@@ -23,7 +23,8 @@ from services.datapath.kernel.fake_world import FakeWorld
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.testrun import OK, SHOT, TestRun
 from services.datapath.kernel.twin.cases import Action, Met, Origin
-from services.datapath.operations import EventKind, Kernel
+from services.datapath.operations import Kernel
+from services.datapath.reports import EventKind
 
 TCP = 6
 _COUNTER = itertools.count()

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from fairlead.address import Address, Prefix
 from services.datapath.failsafe import FailsafePort
 from services.datapath.kernel.syscalls import NO_PREALLOC
-from services.datapath.operations import Event, EventKind, PolicyCounters, PolicyKey, PolicyValue
+from services.datapath.operations import PolicyCounters, PolicyKey, PolicyValue
+from services.datapath.reports import Event, EventKind
 
 SCHEMA_VERSION = 2
 """Grows when a map's shape changes: `migration.py` has the rules."""

@@ -7,7 +7,7 @@ import select
 import struct
 
 from services.datapath.kernel import abi
-from services.datapath.operations import Event
+from services.datapath.reports import Event
 
 _BUSY, _DISCARD = 1 << 31, 1 << 30
 _AT_ONCE = 4096

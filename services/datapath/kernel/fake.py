@@ -19,21 +19,15 @@ from services.datapath.kernel.fake_world import FakeWorld, PacketVerdict
 from services.datapath.kernel.twin.cases import Fate, Met
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS, Policy
 from services.datapath.operations import (
-    DropReason,
     EndpointEntry,
-    Event,
-    EventKind,
-    EventsLost,
-    Feature,
     KernelError,
-    KernelReport,
     Link,
-    PacketCounter,
     Plugged,
     PolicyCounters,
     PolicyKey,
     PolicyValue,
 )
+from services.datapath.reports import DropReason, Event, EventKind, EventsLost, Feature, KernelReport, PacketCounter
 
 _EVENTS_KEPT = 4096
 

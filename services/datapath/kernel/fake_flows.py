@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.datapath.operations import Event, Sweep
+from services.datapath.reports import Event, Sweep
 
 
 @dataclass

@@ -17,13 +17,13 @@ from services.datapath.kernel.twin.policy import INGRESS
 from services.datapath.operations import (
     POLICY_MAP_CAPACITY,
     EndpointEntry,
-    Event,
     Link,
     Plugged,
     PolicyCounters,
     PolicyKey,
     PolicyValue,
 )
+from services.datapath.reports import Event
 
 
 class PacketVerdict(NamedTuple):

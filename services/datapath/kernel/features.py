@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 from services.datapath.kernel import overlay, syscalls
 from services.datapath.kernel.netlink import Netlink
-from services.datapath.operations import Feature, KernelError
+from services.datapath.operations import KernelError
+from services.datapath.reports import Feature
 
 _HELPERS = {
     "jiffies64": (118, "times of flows"),

@@ -22,21 +22,16 @@ from services.datapath.kernel.tables import Tables
 from services.datapath.kernel.tuning import Tuning
 from services.datapath.operations import (
     EndpointEntry,
-    Event,
-    EventsLost,
-    Feature,
     KernelError,
-    KernelReport,
     Link,
-    PacketCounter,
     Plugged,
     PolicyCounters,
     PolicyKey,
     PolicyValue,
-    Sweep,
 )
 from services.datapath.outside import Masquerade, MasqueradedFlow
 from services.datapath.overlay import Overlay
+from services.datapath.reports import Event, EventsLost, Feature, KernelReport, PacketCounter, Sweep
 
 DEFAULT_PIN_DIRECTORY = Path("/sys/fs/bpf/tc/globals")
 

@@ -14,7 +14,7 @@ from services.datapath.kernel import abi, syscalls
 from services.datapath.kernel.flowcalls import Jiffies, map_take
 from services.datapath.kernel.maps import Map, refusals
 from services.datapath.kernel.tables import Tables
-from services.datapath.operations import Event, EventKind, Sweep
+from services.datapath.reports import Event, EventKind, Sweep
 
 GRACE_S = 30
 FRAGMENT_S = 30

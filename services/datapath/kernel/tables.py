@@ -18,8 +18,9 @@ from services.datapath.kernel.maps import Map, open_or_create
 from services.datapath.kernel.migration import Migration, check_schema
 from services.datapath.kernel.policies import PolicyTables
 from services.datapath.kernel.tunnels import TunnelTable
-from services.datapath.operations import EndpointEntry, KernelError, PacketCounter, PolicyKey, PolicyValue
+from services.datapath.operations import EndpointEntry, KernelError, PolicyKey, PolicyValue
 from services.datapath.outside import Masquerade
+from services.datapath.reports import PacketCounter
 
 _ZERO = struct.pack("=I", 0)
 

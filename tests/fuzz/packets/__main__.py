@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 
-from services.datapath.operations import DropReason
+from services.datapath.reports import DropReason
 from tests.fuzz.packets.duel import Score, new_duel
 from tests.kernel.rig import why_not
 

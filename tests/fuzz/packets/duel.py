@@ -19,7 +19,8 @@ from services.datapath.kernel.tuning import Tuning
 from services.datapath.kernel.twin.cases import Action, Fate, Met, Origin, Route, Told
 from services.datapath.kernel.twin.flows import End, FlowKey
 from services.datapath.kernel.twin.machine import Machine
-from services.datapath.operations import EndpointEntry, EventKind
+from services.datapath.operations import EndpointEntry
+from services.datapath.reports import EventKind
 from tests.fuzz.packets.frames import IPV4, IPV6, Frames, Places
 from tests.fuzz.packets.rows import Both
 from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run

@@ -9,8 +9,9 @@ from fairlead.schema.base import IdentityId
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow, StagedPolicy
 from services.datapath.audit import Staged, StagedEnd, audited
 from services.datapath.kernel.twin.policy import Policy
-from services.datapath.operations import DropReason, Event, EventKind, PolicyKey, PolicyValue
+from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.plan import expand_staged
+from services.datapath.reports import DropReason, Event, EventKind
 
 WEB, DB = IdentityId(300), IdentityId(301)
 EVENT = Event(EventKind.NEW_FLOW, 0, 0, 6, Address("10.0.0.2"), Address("10.0.0.3"), 1, 80, WEB, DB, 2, 5, 60, 0)

@@ -8,7 +8,7 @@ from fairlead.address import Address
 from fairlead.clock import ManualClock
 from services.datapath.collector import LONGEST_S, SHORTEST_S, Collection, Collector, next_interval_s
 from services.datapath.kernel.fake import FakeKernel
-from services.datapath.operations import Event, EventKind
+from services.datapath.reports import Event, EventKind
 from services.datapath.worker import KernelThread
 
 END = Event(EventKind.CLOSED, 0, 0, 17, Address("10.0.0.2"), Address("10.0.0.3"), 1, 53, 300, 301, 2, 0, 0, 0)

@@ -9,7 +9,7 @@ from fairlead.address import Address
 from fairlead.schema.base import NodeName
 from fairlead.schema.flow import FlowType, Verdict
 from services.datapath.explain import Circumstances, End, Subject, explain, reason_text
-from services.datapath.operations import DropReason, Event, EventKind
+from services.datapath.reports import DropReason, Event, EventKind
 
 EVENT = Event(
     kind=EventKind.DROP,

@@ -11,7 +11,7 @@ from fairlead.schema.base import NodeName
 from fairlead.schema.flow import FLOW_SEEN, Flow, FlowEnd, FlowFilter, FlowQuery, Verdict
 from services.datapath.flows import Budget, FlowRecorder
 from services.datapath.kernel.fake import FakeKernel
-from services.datapath.operations import Event, EventKind, EventsLost
+from services.datapath.reports import Event, EventKind, EventsLost
 
 NODE = NodeName("n1")
 A, B = Address("10.0.0.2"), Address("10.0.0.3")

@@ -15,7 +15,8 @@ from fairlead.schema.identity import HOST
 from fairlead.schema.policy import POLICY_ROWS, PolicyEntry, PolicyRow
 from services.datapath.failsafe import HOST_ENDPOINT, INBOUND, OUTBOUND, FailsafePort, failsafe, shown
 from services.datapath.hostpolicy import HostOperations
-from services.datapath.operations import DropReason, PolicyKey, PolicyValue
+from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.reports import DropReason
 from tests.unit.datapath.world import HOST_ADDRESS, NODE, Control, TestNode, entry, until
 
 TCP, UDP = 6, 17
@@ -65,7 +66,7 @@ async def test_a_host_policy_comes_stays_and_goes(node: TestNode, control: Contr
     assert flow.policy_revision == revision
     await until(lambda: f"revision {revision}" in node.conditions["host policy"][1])
     assert "tcp/22" in node.conditions["host policy"][1]
-    dump = await node.datapath.dump_policy(topics.EndpointQuery(endpoint="host"))
+    dump = await node.datapath.questions.dump_policy(topics.EndpointQuery(endpoint="host"))
     assert (dump.endpoint, dump.name) == (HOST_ENDPOINT, "host")
     assert [(one.direction, one.port) for one in dump.entries] == [(INGRESS, 8080), (EGRESS, 0)]
     gone = await tell(control, entry(INGRESS), entry(EGRESS))
@@ -118,14 +119,14 @@ async def test_what_the_kernel_refuses_is_told_and_tried_again(node: TestNode, c
 async def test_drift_is_found_named_and_repaired(node: TestNode, control: Control) -> None:
     node.world.own = (HOST_ADDRESS,)
     await realised(node, await close(control))
-    assert (await node.datapath.verify(Empty())).differences == ()
+    assert (await node.datapath.questions.verify(Empty())).differences == ()
     intruder = PolicyKey(0, 0, 0, INGRESS)
     node.world.policies[HOST_ENDPOINT][intruder] = PolicyValue()
     node.world.own = (HOST_ADDRESS, Address("192.0.2.77"))
-    found = {(one.subject, one.problem) for one in (await node.datapath.verify(Empty())).differences}
+    found = {(one.subject, one.problem) for one in (await node.datapath.questions.verify(Empty())).differences}
     assert found == {("host", "filter: wrong addresses"), (f"endpoint {HOST_ENDPOINT}", "policy entry foreign")}
     node.world.host = None
-    found = {(one.subject, one.problem) for one in (await node.datapath.verify(Empty())).differences}
+    found = {(one.subject, one.problem) for one in (await node.datapath.questions.verify(Empty())).differences}
     assert ("host", "filter missing") in found
     known = node.datapath
     operations = HostOperations(known.node.host, known._realiser, node.kernel, known.thread)

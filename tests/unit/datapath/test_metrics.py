@@ -8,7 +8,8 @@ from fairlead.schema.base import NodeName
 from services.datapath.collector import Collection
 from services.datapath.kernel.fake import FakeKernel
 from services.datapath.metrics import Metrics, counts
-from services.datapath.operations import DropReason, EndpointEntry, PacketCounter, PolicyKey, PolicyValue
+from services.datapath.operations import EndpointEntry, PolicyKey, PolicyValue
+from services.datapath.reports import DropReason, PacketCounter
 from services.datapath.worker import KernelThread
 
 WEB, DB = Address("10.0.0.2"), Address("10.0.0.3")

@@ -13,7 +13,8 @@ from fairlead.schema.base import Empty
 from fairlead.schema.datapath import EndpointState
 from fairlead.schema.flow import FlowQuery
 from fairlead.schema.identity import NODES, NodeRow
-from services.datapath.operations import DropReason, PolicyKey, PolicyValue
+from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.reports import DropReason
 from services.datapath.store import Store
 from tests.unit.datapath.world import Control, TestNode, entry, until
 
@@ -250,7 +251,7 @@ async def test_own_and_other_nodes_and_prefixes(node: TestNode, control: Control
         found = node.kernel.lookup_address(Address(text))
         assert found is not None
         assert found[1] == identity, text
-    answer = await node.datapath.look_up(topics.AddressQuery(address=Address("198.51.100.1")))
+    answer = await node.datapath.questions.look_up(topics.AddressQuery(address=Address("198.51.100.1")))
     assert (answer.identity, answer.prefix, answer.labels) == (2, "", ("reserved:world",))
 
 
@@ -260,7 +261,7 @@ async def test_bad_requests_are_refused_and_change_nothing(node: TestNode, contr
         await node.attach("thief")
     with pytest.raises(InvalidInput, match="reserved"):
         await node.attach("host", "10.0.0.9", ("reserved:host",))
-    listed = await node.datapath.list_endpoints(Empty())
+    listed = await node.datapath.questions.list_endpoints(Empty())
     assert [status.name for status in listed.endpoints] == ["web"]
 
 

@@ -14,7 +14,8 @@ from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty
 from fairlead.schema.datapath import EndpointState
 from fairlead.schema.policy import POLICY_ROWS
-from services.datapath.operations import Feature, KernelError, KernelReport, Link
+from services.datapath.operations import KernelError, Link
+from services.datapath.reports import Feature, KernelReport
 from tests.unit.datapath.world import Control, TestNode, entry, until
 
 
@@ -69,7 +70,7 @@ async def test_a_kernel_that_does_not_start_is_tried_again_and_says_why(
         assert waiting.state is EndpointState.WAITING_FOR_POLICY
         await until(lambda: "no bpffs" in node.conditions["kernel"][1])
         with pytest.raises(Unavailable, match="no bpffs"):
-            await node.datapath.look_up(topics.AddressQuery(address=Address("10.0.0.2")))
+            await node.datapath.questions.look_up(topics.AddressQuery(address=Address("10.0.0.2")))
         node.world.faults.clear()
         await until(lambda: node.status("web").state is EndpointState.READY)
         await until(lambda: node.conditions["kernel"][0])
@@ -143,10 +144,10 @@ async def test_an_address_row_that_the_kernel_refuses_does_not_hinder_the_others
 
 async def test_questions_about_what_is_not_there(node: TestNode, control: Control) -> None:
     with pytest.raises(NotFound, match="'nope' is no number, name or address of an endpoint on node n1"):
-        await node.datapath.dump_policy(topics.EndpointQuery(endpoint="nope"))
+        await node.datapath.questions.dump_policy(topics.EndpointQuery(endpoint="nope"))
     await node.attach("web")
     for text in ("web", "1", "10.0.0.2"):
-        dump = await node.datapath.dump_policy(topics.EndpointQuery(endpoint=text))
+        dump = await node.datapath.questions.dump_policy(topics.EndpointQuery(endpoint=text))
         assert [(line.direction, line.identity, line.deny) for line in dump.entries] == [(0, 0, False), (1, 0, False)]
 
 

@@ -154,10 +154,10 @@ async def test_every_difference_of_tunnels_is_found_by_name(tmp_path: Path) -> N
     await node.start()
     await until(lambda: len(node.world.tunnels) == 3)
     await until(lambda: node.datapath.node.tunnels.table.initialised)
-    assert (await node.datapath.verify(Empty())).differences == ()
+    assert (await node.datapath.questions.verify(Empty())).differences == ()
     del node.world.tunnels[Prefix("10.8.0.0/24")]
     node.world.tunnels |= {Prefix("fd08::/64"): Address("192.0.2.9"), Prefix("10.9.0.0/24"): Address("192.0.2.9")}
-    found = await node.datapath.verify(Empty())
+    found = await node.datapath.questions.verify(Empty())
     await node.stop()
     assert {(one.subject, one.problem, one.detail) for one in found.differences} == {
         ("tunnel 10.8.0.0/24", "tunnel missing", ""),

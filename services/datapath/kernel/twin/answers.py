@@ -6,7 +6,7 @@ import struct
 
 from services.datapath.kernel.abi import GATEWAY_MAC
 from services.datapath.kernel.twin.frames import ETHERNET, ICMPV6, INVALID, TRUNCATED, Packet
-from services.datapath.operations import DropReason
+from services.datapath.reports import DropReason
 
 SILENTLY = -1
 """A packet that is neither answered nor counted: it looks for a double of its own address, and there is none."""

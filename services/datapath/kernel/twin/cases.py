@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from services.datapath.kernel.twin.flows import ELSEWHERE, HOST, STACK, Ends
 from services.datapath.kernel.twin.frames import Packet
-from services.datapath.operations import EventKind
+from services.datapath.reports import EventKind
 
 
 class Origin(IntEnum):

@@ -5,7 +5,7 @@ Ports are numbers in host order. Addresses are 16 bytes, IPv4 as v4-mapped, as i
 
 from __future__ import annotations
 
-from services.datapath.operations import DropReason
+from services.datapath.reports import DropReason
 
 ETHERNET = 14
 ARP_TYPE, IPV4_TYPE, IPV6_TYPE = b"\x08\x06", b"\x08\x00", b"\x86\xdd"

@@ -17,7 +17,7 @@ from services.datapath.kernel.twin.frames import ETHERNET, RST, Fragments, Packe
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS
 from services.datapath.kernel.twin.rewrite import handed_to, one_hop_less, refusable
 from services.datapath.kernel.twin.rows import Rows, sender_identity
-from services.datapath.operations import DropReason, EventKind
+from services.datapath.reports import DropReason, EventKind
 
 _DROP, _NEW, _AUDIT = EventKind.DROP, EventKind.NEW_FLOW, EventKind.AUDIT
 _NO_WAY = {Route.NONE: int(DropReason.FIB), Route.OWN_PREFIX: int(DropReason.UNKNOWN_TARGET)}
