@@ -41,8 +41,6 @@ _OF_FLOWS = {EventKind.CLOSED, EventKind.LASTING}
 """Reports that are about no single packet."""
 _OWN = tuple(Prefix(text) for text in ("10.7.0.0/24", "fd07::/64"))
 _NOT_FORWARDED = ("127.0.0.0/8", "192.0.2.1/32", "192.0.2.255/32", "::1/128", "2001:db8::1/128")
-_NEXT_HOPS = tuple(Prefix(address) for address in FAR.values())
-_ON_LINK = tuple(Prefix(text) for text in ("192.0.2.0/24", "2001:db8::/64"))
 _OTHERS = {
     4: (
         FAR[4],
@@ -74,9 +72,8 @@ class Score:
 
 
 def routes() -> dict[Prefix, Route]:
-    """Return what the node of the rig does with destinations that are not behind its default route."""
-    found = dict.fromkeys(map(Prefix, _NOT_FORWARDED), Route.NONE) | dict.fromkeys(_OWN, Route.OWN_PREFIX)
-    return found | dict.fromkeys(_NEXT_HOPS, Route.AWAY) | dict.fromkeys(_ON_LINK, Route.UNTRIED)
+    """Return what the node of the rig does with destinations that it does not send away."""
+    return dict.fromkeys(map(Prefix, _NOT_FORWARDED), Route.NONE) | dict.fromkeys(_OWN, Route.OWN_PREFIX)
 
 
 class Roads:

@@ -78,8 +78,6 @@ class Route(IntEnum):
     AWAY = 0
     NONE = 1
     OWN_PREFIX = 2
-    UNTRIED = 3
-    """Away, by a neighbour that has not been asked for yet: nothing is known of the size that fits."""
 
 
 class Case(NamedTuple):
