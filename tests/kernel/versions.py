@@ -52,9 +52,8 @@ CHANGES = {3: FLOW_GREW + STATE_GREW, 4: FLOW_GREW + STATE_GREW + IDENTITY_GREW}
 DRIVER = """
 import json, sys
 from pathlib import Path
-from services.datapath.kernel.linux import LinuxKernel
-from services.datapath.kernel.tuning import Tuning
-kernel = LinuxKernel(Path(sys.argv[1]), ("up0",), Tuning(flows=4096, addresses=4096))
+from services.datapath.kernel import linux  # the former version keeps its Tuning there, this one knows it there too
+kernel = linux.LinuxKernel(Path(sys.argv[1]), ("up0",), linux.Tuning(flows=4096, addresses=4096))
 report = kernel.start()
 print(json.dumps({"adopted": report.adopted, "migrated_from": report.migrated_from,
                   "endpoints": len(kernel.endpoints()), "addresses": len(kernel.addresses())}))
