@@ -108,7 +108,8 @@ async def test_one_handler_answers_every_node_about_itself_only(pair: tuple[Bus,
         return Committed(revision=1)
 
     first, second = pair
-    await first.serve("identity", [route(REGISTER_NODE, register, ANY_NODE)])
+    await first.serve("identity", [route(REGISTER_NODE, register, ANY_NODE), route(ALLOCATE, allocate, N1)])
+    await served(second)
     for node in (N1, N2):
         await second.request(REGISTER_NODE, RegisterNode(node=node, addresses=(Address("192.0.2.1"),)), node=node)
     with pytest.raises(Denied, match="`node`: n2 stated on the subject of node n1"):

@@ -123,7 +123,7 @@ def test_one_line_that_is_not_as_expected_fails_the_report(capsys: pytest.Captur
 
 
 def test_the_steps_are_there_in_order() -> None:
-    assert [number for number, _ in lab_main.chapters()] == [str(number) for number in range(1, 12)]
+    assert [number for number, _ in lab_main.chapters()] == [str(number) for number in range(1, 13)]
 
 
 def test_a_second_lab_is_refused_and_told_which_process_runs_the_first() -> None:

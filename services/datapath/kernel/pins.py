@@ -16,6 +16,8 @@ from services.datapath.kernel import abi, links, objects, overlay, syscalls
 from services.datapath.kernel.netlink import Netlink
 
 N = TypeVar("N")
+_NAME_BYTES = 15
+"""So much of a map's name the kernel keeps (BPF_OBJ_NAME_LEN); no two of our maps begin alike for so long."""
 _AGAIN = "_again"
 """Suffix of a pin that is about to take the place of another one."""
 
@@ -44,7 +46,7 @@ def attached_programs(wire: Netlink, uplinks: Sequence[str]) -> dict[str, int]:
 
 
 def used_maps(directory: Path, programs: Sequence[int]) -> dict[str, set[int]]:
-    """Return the maps of these programs by name; those that a move to another shape has put aside are left out."""
+    """Return the maps of these programs by the beginning of their names; those that a move to another shape has put aside are left out."""
     aside = {int(pin.name.rpartition("_")[2]) for pin in directory.glob(f"{abi.PIN_PREFIX}*_old_*")}
     found: dict[str, set[int]] = {}
     for program in programs:
@@ -63,7 +65,7 @@ def foreign_pins(wire: Netlink, directory: Path, uplinks: Sequence[str]) -> Iter
     for name in abi.map_specs(1, 1):
         pin = directory / f"{abi.PIN_PREFIX}{name}"
         pinned = pinned_map(pin)
-        if pinned is not None and pinned not in used.get(name, {pinned}):
+        if pinned is not None and pinned not in used.get(name[:_NAME_BYTES], {pinned}):
             yield pin
 
 
@@ -82,7 +84,7 @@ def restore(wire: Netlink, directory: Path, uplinks: Sequence[str]) -> tuple[str
                 restored.append(pin.name)
     used = used_maps(directory, list(programs.values()))
     for name in abi.map_specs(1, 1):
-        pin, ids = directory / f"{abi.PIN_PREFIX}{name}", used.get(name)
+        pin, ids = directory / f"{abi.PIN_PREFIX}{name}", used.get(name[:_NAME_BYTES])
         if ids and pinned_map(pin) not in ids:
             _pin_again(pin, max(ids))
             restored.append(pin.name)

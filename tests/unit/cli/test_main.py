@@ -143,13 +143,22 @@ async def _follows(url: str, bus: Bus) -> None:
         env=_environment(url),
     )
     assert process.stdout is not None
-    async with asyncio.timeout(10):
+    try:
+        await _hears(process, process.stdout, bus)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _hears(process: asyncio.subprocess.Process, said: asyncio.StreamReader, bus: Bus) -> None:
+    async with asyncio.timeout(30):
         line = b""
         while not line:
             seen = flow("5" * 32, Verdict.FORWARDED, 0, end("10.0.1.3", INTERN, "intern-1"))
             await bus.publish(FLOW_SEEN, seen, node=N2)
             try:
-                line = await asyncio.wait_for(process.stdout.readline(), 0.2)
+                line = await asyncio.wait_for(said.readline(), 0.2)
             except TimeoutError:
                 continue
         assert json.loads(line)["uuid"] == "5" * 32

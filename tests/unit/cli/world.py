@@ -128,7 +128,7 @@ class Node:
         )
 
     async def list_flows(self, ask: flow_schema.FlowQuery) -> flow_schema.FlowList:
-        kept = [one for one in self.flows if ask.uuid in ("", one.uuid) and ask.verdict in ("", one.verdict)]
+        kept = [one for one in self.flows if ask.matches(one)]
         return flow_schema.FlowList(node=self.name, flows=tuple(kept[-ask.last :]))
 
     async def list_metrics(self, _ask: Empty) -> metrics.NodeMetrics:
