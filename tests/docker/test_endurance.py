@@ -86,7 +86,7 @@ def test_containers_start_from_the_local_pool_while_hub_and_store_are_dead(host:
     try:
         began = time.monotonic()
         address = host.serve("during", "--label", "app=known")
-        assert host.fetch("before", address) == "during"
+        until(lambda: host.fetch("before", address) == "during", 15, what="an answer of the new container")
         host.container("unknown", "--label", "app=never-seen")
         assert time.monotonic() - began < 30
     finally:
