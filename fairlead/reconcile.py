@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Generic, Protocol, TypeVar
@@ -62,13 +62,16 @@ class Reconciler(Generic[K, V]):
         pace: Pace | None = None,
         random: Random | None = None,
         on_settled: Callable[[Sequence[TableRow[K, V]]], None] | None = None,
+        unlike: Callable[[Mapping[K, V]], Awaitable[Collection[K]]] | None = None,
     ) -> None:
+        """`unlike`, where rows are many: returns those that do not stand in the world yet. Asked once, at the beginning."""
         self._table = table
         self._operations = operations
         self._clock = clock
         self._pace = pace or Pace()
         self._random = random or Random()  # noqa: S311 - spreads retries, guards no secret
         self._on_settled = on_settled
+        self._unlike = unlike
         self._wake = asyncio.Event()
         self._prune_at_s = 0.0
         self.prune_error = ""
@@ -76,11 +79,22 @@ class Reconciler(Generic[K, V]):
 
     async def run(self) -> None:
         """Work for ever."""
+        await self._take_over()
         while True:
             self._wake.clear()
             await self.settle_due()
             await self._prune_if_due()
             await self._idle()
+
+    async def _take_over(self) -> None:
+        """Settle at once what an earlier process has made real; a row that this cannot tell of is worked on like any other."""
+        if self._unlike is None:
+            return
+        desired = self._table.desired()
+        try:
+            self._table.settle_standing(desired, await self._unlike(desired))
+        except (FairleadError, OSError) as error:
+            _LOG.warning("%s: what stands cannot be told, every row is looked at: %s", self._table.name, error)
 
     async def settle_due(self) -> None:
         """Work on everything that is due now, until nothing is."""

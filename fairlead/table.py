@@ -150,6 +150,13 @@ class Table(Generic[K, V]):
         self._doomed.pop(row.key, None)
         return True
 
+    def settle_standing(self, rows: Mapping[K, V], unlike: Collection[K]) -> None:
+        """Record that these values stand in the world as they are, but for the keys in `unlike`; what changed since stays pending."""
+        for key, value in rows.items():
+            if key not in unlike and key in self._open and self._desired.get(key) is value:
+                self._failed.pop(key, None)
+                del self._open[key]
+
     def _reopen(self, keys: Collection[K]) -> None:
         self._revision += 1
         for known in (self._failed, self._open):

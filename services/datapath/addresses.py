@@ -16,6 +16,7 @@ from fairlead.address import Prefix
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.table import Table
+from services.datapath.addressmaps import AddressDrift
 from services.datapath.directory import AddressBook, Rank, Source
 from services.datapath.operations import Kernel
 from services.datapath.plan import too_many
@@ -104,12 +105,20 @@ class AddressOperations:
         """Remove these rows."""
         return await self._write({}, tuple(rows), _trace(rows))
 
+    async def unlike(self, desired: Mapping[Prefix, Mapped]) -> Collection[Prefix]:
+        """Return the rows that do not stand as they should, by one listing of the map."""
+        found, missing = await self._compare(desired)
+        return {*found, *missing}
+
+    async def _compare(self, desired: Mapping[Prefix, Mapped]) -> AddressDrift:
+        wanted = {prefix: mapped.identity for prefix, mapped in desired.items()}
+        return await self._thread.call(self._kernel.compare_addresses, wanted)
+
     async def prune(self, desired: Mapping[Prefix, Mapped]) -> None:
         """Remove what nobody claims (but never too much at once), and write what is missing."""
         table = self._addresses.table
-        wanted = {prefix: mapped.identity for prefix, mapped in desired.items()}
-        found, missing = await self._thread.call(self._kernel.compare_addresses, wanted)
-        table.touch([*missing, *(found.keys() & wanted.keys())])
+        found, missing = await self._compare(desired)
+        table.touch([*missing, *(found.keys() & desired.keys())])
         gone = {prefix for prefix in found if table.get(prefix) is None and prefix not in self._addresses.held}
         if gone and not self._addresses.hold(gone, len(desired) + len(gone)):
             _LOG.info("%d addresses in the kernel belong to nobody: removing", len(gone))

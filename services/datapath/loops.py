@@ -52,6 +52,7 @@ def reconcilers(
     """Return a reconciler for each of the node's tables. Endpoints are settled one by one, so that each is told as soon as it stands."""
     clock, refresh_s = tools.clock, settings.reconcile_s
     host_operations = HostOperations(node.host, tools.realiser, tools.kernel, tools.thread)
+    address_operations = AddressOperations(node.addresses, tools.kernel, tools.thread)
     pace = Pace(refresh_s=refresh_s)
     return {
         "endpoints": Reconciler(
@@ -62,7 +63,7 @@ def reconcilers(
             on_settled=node.settled,
         ),
         "addresses": Reconciler(
-            node.addresses.table, AddressOperations(node.addresses, tools.kernel, tools.thread), clock, pace=pace
+            node.addresses.table, address_operations, clock, pace=pace, unlike=address_operations.unlike
         ),
         "masquerade": Reconciler(
             node.masquerade.table, MasqueradeOperations(tools.kernel, tools.thread), clock, pace=pace

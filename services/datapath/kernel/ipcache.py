@@ -39,6 +39,8 @@ class AddressTables:
                 found[prefix] = identity
         if right + len(found.keys() & want.keys()) == len(want):
             return found, ()
+        if not right and not found:
+            return found, tuple(want)
         return found, tuple(prefix for prefix, stands in self.unlike(want).items() if stands is None)
 
     def unlike(self, rows: Mapping[Prefix, int]) -> dict[Prefix, int | None]:

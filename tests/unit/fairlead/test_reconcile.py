@@ -190,3 +190,39 @@ async def _until(condition: object) -> None:
     async with asyncio.timeout(5):
         while not condition():  # type: ignore[operator] # a lambda
             await asyncio.sleep(0.005)
+
+
+async def test_what_an_earlier_process_made_real_is_settled_at_once() -> None:
+    world, table, clock = World(), Table[str, int]("test"), SystemClock()
+    world.rows = {"same": 1, "other": 2}
+
+    async def unlike(desired: Mapping[str, int]) -> list[str]:
+        table.put("late", 4)  # comes while the world is looked at
+        table.put("same-but-changed", 6)
+        return [key for key, value in desired.items() if world.rows.get(key) != value]
+
+    for key, value in {"same": 1, "other": 3, "new": 5, "same-but-changed": 1}.items():
+        table.put(key, value)
+    world.rows["same-but-changed"] = 1
+    working = asyncio.create_task(Reconciler(table, world, clock, unlike=unlike).run())
+    async with asyncio.timeout(5):
+        while table.due(clock.monotonic_s()):
+            await asyncio.sleep(0)
+    working.cancel()
+    assert sorted(world.log) == ["put late", "put new", "put other", "put same-but-changed"]
+    assert world.rows == {"same": 1, "other": 3, "new": 5, "late": 4, "same-but-changed": 6}
+
+
+async def test_rows_are_worked_on_one_by_one_when_nobody_can_tell_what_stands() -> None:
+    world, table, clock = World(), Table[str, int]("test"), SystemClock()
+
+    async def unlike(_desired: Mapping[str, int]) -> list[str]:
+        raise Unavailable("the world is away")
+
+    table.put("a", 1)
+    working = asyncio.create_task(Reconciler(table, world, clock, unlike=unlike).run())
+    async with asyncio.timeout(5):
+        while table.due(clock.monotonic_s()):
+            await asyncio.sleep(0)
+    working.cancel()
+    assert world.rows == {"a": 1}
