@@ -88,16 +88,10 @@ class Datapath:
         self._realiser = Realiser(kernel, store, self.breakglass.found)
         self.node.endpoints.kept.update(self._realiser.kept())
         self._random = random or Random()  # noqa: S311 - spreads retries and names flows, guards no secret
-        budgets = (settings.flow_records_per_s, settings.flow_messages_per_s)
-        self.flows = FlowRecorder(kernel, self._explain, clock, self._random, budgets)
-        self.collector = Collector(kernel, self.thread, clock, self.flows.record)
-        numbers = (lambda: self.collector.collection), self.flows.losses.shown
-        self.metrics = Metrics(self.name, kernel, self.thread, clock, *numbers)
+        self._verification = Verification(self.node, kernel, self.thread, self._realiser, inspector)
+        self._look_on(kernel, settings)
         self._realised = Projector(bus.bucket(topics.REALISED), clock=clock)
         self._endpoint_operations = EndpointOperations(self.node.endpoints, self._realiser, self.thread)
-        self._verification = Verification(self.node, kernel, self.thread, self._realiser, inspector)
-        read = self.flows, self.metrics, self._verification
-        self.questions = Questions(self.node, kernel, self.thread, *read, require_started=self._require_started)
         self.node.on_hosted = self.mirrors.host
         self.node.on_realised = self._realised_may_differ
         self._telling = False
@@ -105,6 +99,16 @@ class Datapath:
         """Endpoints that an earlier process left."""
         tools = Tools(kernel, self.thread, bus, clock, self._realiser)
         self.reconcilers = reconcilers(self.node, self._endpoint_operations, tools, settings)
+
+    def _look_on(self, kernel: Kernel, settings: DatapathSettings) -> None:
+        """Have what only watches and tells."""
+        budgets = (settings.flow_records_per_s, settings.flow_messages_per_s)
+        self.flows = FlowRecorder(kernel, self._explain, self._clock, self._random, budgets)
+        self.collector = Collector(kernel, self.thread, self._clock, self.flows.record)
+        numbers = (lambda: self.collector.collection), self.flows.losses.shown
+        self.metrics = Metrics(self.name, kernel, self.thread, self._clock, *numbers)
+        read = self.flows, self.metrics, self._verification
+        self.questions = Questions(self.node, kernel, self.thread, *read, require_started=self._require_started)
 
     @property
     def unreadable(self) -> list[str]:
