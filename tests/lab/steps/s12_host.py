@@ -66,10 +66,12 @@ async def _others(story: Story) -> None:
     other = await knock(story.lab, "vm-1", story.lab.address("web"), OTHER)
     story.report.check("workloads are reached as before", "web PONG" if other else "no answer", ok=other)
 
-    source, node = story.lab.topology.addresses["vm-1"][0], story.lab.topology.node(NODE).addresses[0]
+    node = story.lab.topology.node(NODE).addresses[0]
+    source = story.lab.address("vm-1", 6 if ":" in node else 4)
+    closed = f"[{node}]:{CLOSED}" if ":" in node else f"{node}:{CLOSED}"
 
     async def asked() -> str:
-        return (await story.lab.fairlead("ctl", "why", source, f"{node}:{CLOSED}", "--node", NODE)).out
+        return (await story.lab.fairlead("ctl", "why", source, closed, "--node", NODE)).out
 
     seen = await until(asked, lambda text: NAME in text, within_s=3, every_s=0.2)
     story.report.check(
