@@ -38,7 +38,7 @@ lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it runni
 	$(PY) -m tests.lab $(if $(ROUTING),--routing $(ROUTING)) $(if $(FAMILY),--family $(FAMILY)) $(if $(UNDERLAY),--underlay $(UNDERLAY))
 
 test-compose: setup  ## containers and compose stacks with a docker engine of its own; a hundred recreations
-	FAIRLEAD_RECREATIONS=100 $(PY) -m pytest -p tests.support.notrun tests/docker
+	FAIRLEAD_CONTAINERS=1 FAIRLEAD_RECREATIONS=100 $(PY) -m pytest -p tests.support.notrun tests/docker
 
 lab-down:  ## remove what a lab has left behind
 	/usr/bin/python3 -m tests.lab.down

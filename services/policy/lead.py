@@ -1,6 +1,6 @@
 """Which of several replicas announces: the one that holds a lease in the store.
 
-All others resolve too, and are ready; they write nothing. A leader that is gone is replaced when its lease has run out. One that cannot
+The others read along, and are ready; they make and write nothing. A leader that is gone is replaced when its lease has run out. One that cannot
 reach the store keeps on: what it announces cannot have changed. One that cannot reach the bus lets its lease run out.
 """
 
