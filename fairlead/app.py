@@ -29,6 +29,7 @@ from fairlead.errors import InvalidInput
 from fairlead.kv import Kv
 from fairlead.schema.base import Empty
 from fairlead.schema.health import HEALTH, Condition, Health
+from fairlead.tasks import stop
 
 S = TypeVar("S", bound=CommonSettings)
 
@@ -87,9 +88,7 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.log.info("%s stops", self.service)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop(*self._tasks)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_S):
                 await self.bus.close()

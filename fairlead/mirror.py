@@ -22,6 +22,7 @@ from fairlead.bus import Bucket, Changed, Deleted, Restarted, Synced
 from fairlead.clock import SYSTEM, Clock
 from fairlead.errors import FairleadError
 from fairlead.schema.base import Row
+from fairlead.tasks import stop
 
 V = TypeVar("V", bound=Row)
 
@@ -150,11 +151,11 @@ class Mirror(Generic[V]):
                 follow = asyncio.create_task(self._follow(), name="mirror-follow")
                 changed = asyncio.create_task(self._wanted.wait(), name="mirror-wanted")
                 done, _ = await asyncio.wait({follow, changed}, return_when=asyncio.FIRST_COMPLETED)
-                await _stop(follow, changed)
+                await stop(follow, changed)
                 if follow in done:
                     follow.result()
         finally:
-            await _stop(saver)
+            await stop(saver)
             self._save()
 
     async def _follow(self) -> None:
@@ -255,9 +256,3 @@ class Mirror(Generic[V]):
                 collections.deque(self._readable(), maxlen=0)
         except (FairleadError, KeyError, TypeError, AttributeError, OSError) as error:
             _LOG.warning("%s cannot be read (%s): starting without it", self._cache, error)
-
-
-async def _stop(*tasks: asyncio.Task[object] | asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.table import DONE, K, Status, StatusKind, Table, TableRow, V
+from fairlead.tasks import stop
 
 V_contra = TypeVar("V_contra", contravariant=True)
 _LOG = logging.getLogger("fairlead.reconcile")
@@ -147,9 +148,7 @@ class Reconciler(Generic[K, V]):
         try:
             await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for waiter in waiters:
-                waiter.cancel()
-            await asyncio.gather(*waiters, return_exceptions=True)
+            await stop(*waiters)
 
     def _next_s(self) -> float:
         times = [self._table.next_due_s(), self._prune_at_s if self._table.initialised else None]

@@ -21,6 +21,7 @@ from fairlead import codec, telemetry
 from fairlead.bus import Bucket, Route
 from fairlead.bus_nats import wire
 from fairlead.bus_nats.bucket import NatsBucket
+from fairlead.bus_nats.client import ObedientClient
 from fairlead.bus_nats.link import ABSENT
 from fairlead.bus_nats.serving import Server
 from fairlead.errors import FairleadError, Unavailable
@@ -49,7 +50,7 @@ class NatsBus:
             self._options = {"nkeys_seed": seed_file, "inbox_prefix": f"_INBOX.{Path(seed_file).stem}"}
         if authority:
             self._options["tls"] = ssl.create_default_context(cafile=authority)
-        self._nc = Client()
+        self._nc = ObedientClient()
         self._ready = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._servers: list[Server] = []

@@ -26,6 +26,7 @@ from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema import DEAD_STREAM, EVENTS_STREAM
 from fairlead.schema.base import Delivery, Message
 from fairlead.schema.health import DeadLetter, dead_subject
+from fairlead.tasks import stop
 
 _LOG = logging.getLogger(__name__)
 _PARALLEL = 64
@@ -61,9 +62,7 @@ class Server:
         if self._micro:
             with contextlib.suppress(*ABSENT):
                 await self._micro.stop()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop(*self._tasks)
 
     async def _start_micro(self, routes: Sequence[Route]) -> None:
         client = await self._bus.client(3.0)

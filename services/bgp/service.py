@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -15,6 +14,7 @@ from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.base import Empty, NodeName
 from fairlead.schema.bgp import PEERS, ROUTES, Peer, Peers, Route, Routes
 from fairlead.schema.ipam import Claim
+from fairlead.tasks import stop
 from services.bgp.engine import Engine, Session, Status
 from services.bgp.model import Speaker, announceable
 
@@ -123,10 +123,7 @@ class Bgp:
         try:
             await asyncio.wait({waiter, timer}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (waiter, timer):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await stop(waiter, timer)
 
     async def _peers(self, _ask: Empty) -> Peers:
         status = await self._engine.status()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from fairlead.clock import Clock
 from fairlead.errors import Conflict, NotFound, Unavailable
 from fairlead.kv import Check, Delete, Kv, Put
+from fairlead.tasks import stop
 
 LEADER = "fairlead/policy-leader"
 LEASE_S = 4
@@ -61,9 +62,7 @@ class Lead:
             if work.done():
                 work.result()
         finally:
-            for task in (work, hold):
-                task.cancel()
-            await asyncio.gather(work, hold, return_exceptions=True)
+            await stop(work, hold)
 
     async def _hold(self, lease: int, revision: int) -> None:
         """Return when the store says that the lease has ended, or that the lead is another's; nothing less counts."""

@@ -30,7 +30,10 @@ class BirdSocket:
             raise ValueError("one command is one line")
         async with self._lock:
             try:
-                return await asyncio.wait_for(self._ask(command), self._timeout_s)
+                async with asyncio.timeout(
+                    self._timeout_s
+                ):  # not wait_for: before Python 3.12 it can swallow a cancellation
+                    return await self._ask(command)
             except (OSError, TimeoutError, Unavailable) as error:
                 self.close()
                 raise Unavailable(f"bird: no answer on {self._path}: {error or type(error).__name__}") from error
