@@ -23,7 +23,7 @@ Handler = Callable[[M], Awaitable[R]]
 
 
 ANY_NODE = NodeName("*")
-"""As a route's node: whichever node asks, each on a subject of its own, which is all that its credential lets it use."""
+"""As a route's node: whichever node (or owner) asks, each on a subject of its own, which is all that its credential lets it use."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ def route(topic: Topic[M, R], handler: Handler[M, R], node: NodeName | None = No
 
 
 def check_speaker(route: Route, subject: str, ask: Message) -> None:
-    """Raise Denied unless the message speaks of the node on whose subject it came; only for routes of ANY_NODE."""
+    """Raise Denied unless the message speaks of the node, or for the owner, on whose subject it came; only for routes of ANY_NODE."""
     if route.node != ANY_NODE:
         return
-    speaker, named = subject.rpartition(".")[2], getattr(ask, "node", None)
-    if named != speaker:
+    speaker, owner = subject.rpartition(".")[2], getattr(ask, "owner", "")
+    if route.topic.per_owner and owner.partition("/")[0] != speaker:
+        raise Denied(f"`owner`: {owner or 'nobody'} stated on the subject of {speaker}: use the subject of the owner")
+    if route.topic.per_node and (named := getattr(ask, "node", None)) != speaker:
         raise Denied(f"`node`: {named} stated on the subject of node {speaker}: a node states its own facts only")
 
 

@@ -42,7 +42,7 @@ class Hub:
 
     def serving(self, topic: Topic[Any, Any], subject: str) -> list[Route]:
         """Return who handles the subject, by its name or for all nodes."""
-        return [*self.routes[subject], *(self.routes[topic.on(ANY_NODE)] if topic.per_node else ())]
+        return [*self.routes[subject], *(self.routes[topic.on(ANY_NODE)] if topic.names_speaker else ())]
 
     def tell(self, bucket: str, key: str, data: bytes | None) -> None:
         """Let every watcher of the bucket know."""
@@ -125,7 +125,7 @@ class MemoryBus:
         self, topic: Topic[M, Any], handler: Callable[[M], Awaitable[None]], *, node: NodeName | None = None
     ) -> None:
         """Call `handler` with every message from now on."""
-        pattern = topic.on(node) if node or not topic.per_node else f"{topic.subject}.*"
+        pattern = topic.on(node) if node or not topic.names_speaker else f"{topic.subject}.*"
         self.hub.followers.append((pattern, handler))
 
     def bucket(self, spec: BucketSpec[V]) -> Bucket[V]:

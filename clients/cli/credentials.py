@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +16,11 @@ from clients.cli.keyring import Holder, Issued, Keyring, Kind, Register, finish,
 from clients.cli.output import Answer, table
 from fairlead.clock import SYSTEM
 from fairlead.errors import Conflict, InvalidInput
+from fairlead.schema.base import NAME
 
 _FOLDER = "/etc/fairlead/credentials"
+_OPERATOR_MAY = ("workloads", "policies", f"{rights.OF_OWNER}compose")
+"""What the first operator may state unless `init` is told otherwise; `compose` owns what `fairlead compose` states."""
 _RELOAD = "have the hub read its configuration again: `docker-compose kill -s HUP nats`, or SIGHUP to nats-server"
 _RESTART = "restart the hub (`docker-compose restart nats`): a node that is connected outlives a mere reload"
 
@@ -69,9 +73,19 @@ def _grants(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--may",
         action="append",
-        choices=rights.INTENTS,
+        type=_intent,
         metavar="WHAT",
-        help="systems and operators: workloads, policies, force",
+        help="systems and operators: workloads, policies, policies=OWNER (in this owner's name only), force",
+    )
+
+
+def _intent(text: str) -> str:
+    """Return what somebody may state, checked: an owner becomes part of a subject."""
+    owner = text.removeprefix(rights.OF_OWNER)
+    if text in rights.INTENTS or (owner != text and re.fullmatch(NAME, owner)):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: write workloads, policies, {rights.OF_OWNER}OWNER (a-z, 0-9 and dashes) or force"
     )
 
 
@@ -83,7 +97,7 @@ def _init(options: argparse.Namespace) -> Answer:
     made = Issued(Register(hosts=tuple(options.hub), store=options.hub_store, place=options.place), {})
     for service in rights.CLUSTER_SERVICES:
         made = _also(made, issue(made.register, f"{service}-1", Kind.SERVICE, now, service=service))
-    made = _also(made, issue(made.register, "operator", Kind.OPERATOR, now, options.may or ("workloads", "policies")))
+    made = _also(made, issue(made.register, "operator", Kind.OPERATOR, now, options.may or _OPERATOR_MAY))
     authority.make_authority(options.dir, now)
     authority.make_server(options.dir, options.hub, now)
     ring.save(made.register, made.seeds)
@@ -100,7 +114,9 @@ def _issue(options: argparse.Namespace) -> Answer:
     if options.may and kind not in {Kind.SYSTEM, Kind.OPERATOR}:
         raise InvalidInput(f"`--may`: a {kind} may do what its work needs, no more and no less: leave it out")
     if kind is Kind.SYSTEM and not options.may:
-        raise InvalidInput("`--may`: say what the system states: workloads, policies, force (repeat for several)")
+        raise InvalidInput(
+            "`--may`: say what the system states: workloads, policies, policies=OWNER, force (repeat for several)"
+        )
     made = issue(ring.load(), options.name, kind, SYSTEM.now(), options.may or (), service)
     ring.save(made.register, made.seeds)
     seeds = [str(ring.seed_file(made.register.find(name))) for name in sorted(made.seeds)]

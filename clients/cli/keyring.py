@@ -101,16 +101,23 @@ def issue(
         raise Conflict(f"{name} has a credential: `rotate` gives it a new one, `revoke` takes it away")
     wanted = [Holder(name=name, kind=kind, keys=(), issued=now, may=tuple(may), service=service)]
     if kind is Kind.NODE:
-        wanted += [
-            Holder(name=f"{name}.{who}", kind=Kind.SERVICE, keys=(), issued=now, node=name)
-            for who in rights.NODE_CLIENTS
-        ]
+        wanted += _services(name, now)
     return _with_keys(register, wanted, now, keep=0)
 
 
 def rotate(register: Register, name: str, now: datetime) -> Issued:
-    """Return new seeds for a holder; its old keys count until `finish`."""
-    return _with_keys(register, register.parts(name), now, keep=1)
+    """Return new seeds for a holder; its old keys count until `finish`. A node gets what an earlier version did not give it."""
+    parts = register.parts(name)
+    missing = () if parts[0].kind is not Kind.NODE else _services(name, now)
+    known = {holder.name for holder in parts}
+    return _with_keys(register, (*parts, *(one for one in missing if one.name not in known)), now, keep=1)
+
+
+def _services(node: str, now: datetime) -> list[Holder]:
+    """Return those who speak at a node's server, without keys yet."""
+    return [
+        Holder(name=f"{node}.{who}", kind=Kind.SERVICE, keys=(), issued=now, node=node) for who in rights.NODE_CLIENTS
+    ]
 
 
 def finish(register: Register, name: str) -> Register:

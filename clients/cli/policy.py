@@ -14,6 +14,7 @@ from clients.cli.output import Answer
 from clients.cli.session import Session
 from fairlead import codec, manifest
 from fairlead.errors import FairleadError, InvalidInput
+from fairlead.schema.owned import OWNED_APPLY, OWNED_DELETE
 from fairlead.schema.policy import (
     APPLY,
     DELETE,
@@ -41,12 +42,12 @@ async def apply(session: Session) -> Answer:
     """Check every document of every file, then store them in order."""
     wanted = [policy for path in session.options.file for policy in manifest.read(read_file(path), path)]
     wait_s = stored.wait_s(session)
-    topic = FORCE_APPLY if session.options.force else APPLY
+    topic = FORCE_APPLY if session.options.force else OWNED_APPLY if session.options.owner else APPLY
     results: list[PolicyApplied] = []
     for number, document in enumerate(wanted):
         ask = ApplyPolicy(document=document, wait_s=wait_s, author=getpass.getuser(), owner=session.options.owner)
         try:
-            results.append(await session.bus.request(topic, ask, timeout_s=stored.answer_s(session)))
+            results.append(await stored.change(session, topic, ask))
         except FairleadError as error:
             error.message = (
                 f"{document.kind} {document.metadata['name']}: {error.message}{_before(number, len(wanted))}"
@@ -62,11 +63,11 @@ def _before(done: int, total: int) -> str:
 async def delete(session: Session) -> Answer:
     """Remove one policy by name, or all those of a file."""
     wait_s = stored.wait_s(session)
-    topic = FORCE_DELETE if session.options.force else DELETE
+    topic = FORCE_DELETE if session.options.force else OWNED_DELETE if session.options.owner else DELETE
     results = []
     for reference in await _to_delete(session):
         ask = DeletePolicy(policy=reference, wait_s=wait_s, author=getpass.getuser(), owner=session.options.owner)
-        results.append(await session.bus.request(topic, ask, timeout_s=stored.answer_s(session)))
+        results.append(await stored.change(session, topic, ask))
     return stored.changed(results, waited=bool(session.options.wait), verb="removed")
 
 
@@ -125,7 +126,7 @@ def _file_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
         action="store_true",
         help="although tests fail or it belongs to somebody else; needs the right to a subject of its own",
     )
-    parser.add_argument("--owner", default="", metavar="NAME", help="on whose behalf, where documents have owners")
+    stored.owner_option(parser)
 
 
 def register(commands: command.Subcommands) -> None:

@@ -8,6 +8,7 @@ import getpass
 from clients.cli import command, output, stored
 from clients.cli.output import Answer
 from clients.cli.session import Session
+from fairlead.schema.owned import OWNED_ROLLBACK
 from fairlead.schema.policy import HISTORY, ROLLBACK, PolicyHistoryQuery, PolicyReference, RollBackPolicy
 
 _COLUMNS = ("VERSION", "REVISION", "WHEN", "ACTION", "AUTHOR", "OWNER", "TRACE")
@@ -53,8 +54,9 @@ async def rollback(session: Session) -> Answer:
         version=session.options.to,
         wait_s=stored.wait_s(session),
         author=getpass.getuser(),
+        owner=session.options.owner,
     )
-    result = await session.bus.request(ROLLBACK, ask, timeout_s=stored.answer_s(session))
+    result = await stored.change(session, OWNED_ROLLBACK if ask.owner else ROLLBACK, ask)
     return stored.changed([result], waited=bool(session.options.wait), verb="rolled back")
 
 
@@ -79,3 +81,4 @@ def _rollback_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", action="store_true", help="return when every affected node has confirmed, as in apply"
     )
+    stored.owner_option(parser)

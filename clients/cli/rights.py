@@ -13,15 +13,23 @@ from typing import Any
 
 from fairlead.schema import BUCKETS, DEAD_STREAM, EVENTS_STREAM, TOPICS
 from fairlead.schema.base import BucketSpec, Delivery, NodeName, Topic
+from fairlead.schema.datapath import ATTACH, DETACH, ENDPOINTS
 from fairlead.schema.health import HEALTH, dead_subject
+from fairlead.schema.ipam import ALLOCATE, LEASES, RELEASE
+from fairlead.schema.owned import OWNED_APPLY, OWNED_DELETE
 
 DOMAIN = "hub"
 NODE_SERVICES = ("ipam", "datapath", "bgp")
 CLUSTER_SERVICES = ("identity", "policy")
-NODE_CLIENTS = (*NODE_SERVICES, "client")
-"""Who has a credential of its own at a node's server: the services, and the node's clients (network plugin, command line)."""
+DOCKER = NodeName("docker")
+"""The network plugin of a node, and the owner in whose name it states the policies of containers' shorthand."""
+NODE_CLIENTS = (*NODE_SERVICES, "client", DOCKER)
+"""Who has a credential of its own at a node's server: the services, the network plugin, and the node's other clients (command line, CNI)."""
 INTENTS = ("workloads", "policies", "force")
-"""What another system or an operator may be allowed to state; `force` passes over failing tests of policies."""
+"""What another system or an operator may be allowed to state; `force` passes over failing tests of policies, and over owners."""
+OF_OWNER = "policies="
+"""Before an owner's name: policies in this owner's name, and no others."""
+_PLUGIN_ASKS = (ALLOCATE, RELEASE, LEASES, ATTACH, DETACH, ENDPOINTS)
 _SERVICE_DISCOVERY = "$SRV.>"
 _INBOXES = "_INBOX.>"
 _FLOW_CONTROL = "$JS.FC.>"
@@ -43,8 +51,12 @@ def of_node(node: NodeName) -> Rights:
 
 
 def of_node_client(node: NodeName, who: str) -> Rights:
-    """Return what one of the node's own services, or `client`, may do at the node's server."""
+    """Return what one of the node's own services, the network plugin, or `client` may do at the node's server."""
     inbox = f"_INBOX.{node}.{who}.>"
+    if who == DOCKER:
+        stated = [topic.on(DOCKER) for topic in (OWNED_APPLY, OWNED_DELETE)]
+        asked = [topic.on(node) for topic in _PLUGIN_ASKS]
+        return _rights([*asked, *stated, _INBOXES], [HEALTH.subject, inbox])
     if who not in NODE_SERVICES:
         asked = [topic.on(node) for topic in TOPICS if topic.service in NODE_SERVICES and _is_asked(topic)]
         return _rights([*asked, HEALTH.subject, *_reads(BUCKETS)], [inbox])
@@ -61,7 +73,9 @@ def of_node_client(node: NodeName, who: str) -> Rights:
 def of_service(name: str, service: str) -> Rights:
     """Return what a replica of a cluster service may do at the hub; its name is `<service>-<anything>`."""
     heard = [
-        topic.on(NodeName("*")) if topic.per_node else topic.subject for topic in TOPICS if topic.service == service
+        topic.on(NodeName("*")) if topic.names_speaker else topic.subject
+        for topic in TOPICS
+        if topic.service == service
     ]
     rows = [subject for spec in BUCKETS if spec.owner == service for subject in _writes(spec)]
     events = [
@@ -127,7 +141,11 @@ def _shown() -> list[str]:
 
 def _intents(may: Iterable[str]) -> list[str]:
     granted = set(may)
-    return [topic.subject for topic in TOPICS if topic.intent and _kind(topic) in granted]
+    owners = [NodeName(one.removeprefix(OF_OWNER)) for one in sorted(granted) if one.startswith(OF_OWNER)]
+    owned = [topic.on(owner) for topic in TOPICS if topic.per_owner for owner in owners]
+    return owned + [
+        topic.subject for topic in TOPICS if topic.intent and not topic.per_owner and _kind(topic) in granted
+    ]
 
 
 def _kind(topic: Topic[Any, Any]) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
+from typing import TypeVar
 
 from clients.cli.output import Answer, Exit
 from clients.cli.session import Session
 from fairlead.errors import InvalidInput, NotFound
-from fairlead.schema.base import Empty
+from fairlead.schema.base import NAME, Empty, Message, NodeName, Topic
+from fairlead.schema.owned import speaker
 from fairlead.schema.policy import POLICIES, PolicyApplied, PolicyReference, StoredPolicy
+
+M = TypeVar("M", bound=Message)
 
 _WAIT_S = 30.0
 _EXTRA_S = 5.0
@@ -25,6 +30,26 @@ def wait_s(session: Session) -> float:
 def answer_s(session: Session) -> float:
     """Return how long to wait for the service's answer: what it may wait itself, and a little."""
     return wait_s(session) + max(_EXTRA_S, session.timeout_s)
+
+
+async def change(session: Session, topic: Topic[M, PolicyApplied], ask: M) -> PolicyApplied:
+    """Ask for a change, on the owner's own subject where the topic has one. Raises what the service raised."""
+    node = speaker_of(session.options.owner) if topic.per_owner else None
+    return await session.bus.request(topic, ask, node=node, timeout_s=answer_s(session))
+
+
+def speaker_of(owner: str) -> NodeName:
+    """Return the token of an owner's subject. Raises InvalidInput for an owner that cannot have one."""
+    if not re.fullmatch(NAME, speaker(owner)):
+        raise InvalidInput(
+            f"`--owner`: {owner!r}: an owner begins with a-z, 0-9 and dashes, like shop-ci or compose/shop"
+        )
+    return speaker(owner)
+
+
+def owner_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --owner."""
+    parser.add_argument("--owner", default="", metavar="NAME", help="on whose behalf, where documents have owners")
 
 
 def changed(results: list[PolicyApplied], *, waited: bool, verb: str) -> Answer:

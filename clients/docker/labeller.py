@@ -11,11 +11,13 @@ from clients.docker.settings import DockerSettings
 from clients.docker.state import Network, State
 from fairlead.bus import Bus
 from fairlead.errors import FairleadError, Unavailable
-from fairlead.schema.policy import APPLY, ApplyPolicy, PolicyObject
+from fairlead.schema.base import NodeName
+from fairlead.schema.owned import OWNED_APPLY
+from fairlead.schema.policy import ApplyPolicy, PolicyObject
 
 _LOG = logging.getLogger("docker.labels")
 _RESOLVED_S = 2.0
-OWNER = "docker"
+OWNER = NodeName("docker")
 """On whose behalf shorthand's policies are stored."""
 
 
@@ -75,7 +77,7 @@ class Labeller:
             return
         ask = ApplyPolicy(document=policy, owner=OWNER, author=f"docker on {self._settings.node}", wait_s=_RESOLVED_S)
         try:
-            await self._bus.request(APPLY, ask, timeout_s=_RESOLVED_S + 2)
+            await self._bus.request(OWNED_APPLY, ask, node=OWNER, timeout_s=_RESOLVED_S + 2)
         except Unavailable as error:
             if name in self._known:
                 return

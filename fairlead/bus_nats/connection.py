@@ -176,7 +176,7 @@ class NatsBus:
         self, topic: Topic[M, Any], handler: Callable[[M], Awaitable[None]], *, node: NodeName | None = None
     ) -> None:
         """Call `handler` with every message published from now on; see `fairlead.bus.Bus.follow`."""
-        subject = topic.on(node) if node or not topic.per_node else f"{topic.subject}.*"
+        subject = topic.on(node) if node or not topic.names_speaker else f"{topic.subject}.*"
         await self._ready.wait()
 
         async def read(message: Msg) -> None:

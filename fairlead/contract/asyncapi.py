@@ -21,6 +21,9 @@ _SCHEMAS = "#/components/schemas/"
 _MSGPACK, _JSON = "application/msgpack", "application/json"
 _PARAMETERS = {
     "node": {"description": "the node, as one subject token: a-z, 0-9 and dashes, at most 63"},
+    "owner": {
+        "description": "the first part of the message's `owner`, as one subject token: `compose` for `compose/shop`"
+    },
     "service": {"description": "the service that could not use the message"},
     "key": {"description": "the row's key; the node's name in buckets that nodes write themselves"},
 }
@@ -133,8 +136,9 @@ def _channel(topic: Topic[Any, Any]) -> Json:
     }
     if topic.delivery is Delivery.EVENT:
         made["description"] = f"Kept in the JetStream stream {EVENTS_STREAM}; delivered at least once."
-    if topic.per_node:
-        made |= {"address": topic.subject + ".{node}", "parameters": {"node": _PARAMETERS["node"]}}
+    if topic.names_speaker:
+        who = "owner" if topic.per_owner else "node"
+        made |= {"address": f"{topic.subject}.{{{who}}}", "parameters": {who: _PARAMETERS[who]}}
     return made
 
 

@@ -9,11 +9,11 @@ from typing import Annotated, Generic, NewType, TypeVar
 import msgspec
 from msgspec import Meta
 
-_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 NodeName = NewType("NodeName", str)
 """A node, as one subject token: lower-case letters, digits and dashes, at most 63, no dots."""
-NodeNameField = Annotated[NodeName, Meta(pattern=_NAME, description="node name: a-z, 0-9 and dashes, at most 63")]
+NodeNameField = Annotated[NodeName, Meta(pattern=NAME, description="node name: a-z, 0-9 and dashes, at most 63")]
 
 IdentityId = NewType("IdentityId", int)
 """A numeric security identity; 1-255 are reserved, 256-65535 cluster-wide, from 2^24 on node-local (CIDR)."""
@@ -72,13 +72,16 @@ V = TypeVar("V", bound=Row)
 class Topic(Generic[M, R]):
     """One subject and what travels on it.
 
-    `subject` is `fairlead.<class>.<service>.<noun>.<verb>.v<N>`; a per-node topic gets the node as its last token.
+    `subject` is `fairlead.<class>.<service>.<noun>.<verb>.v<N>`; a per-node topic gets the node as its last token, a per-owner
+    topic the owner.
     """
 
     subject: str
     message: type[M]
     reply: type[R]
     per_node: bool = False
+    per_owner: bool = False
+    """Whether the last token is the first part of the message's `owner`: a credential for that subject may speak in this name only."""
     intent: bool = False
     """Whether other systems publish here: JSON and CloudEvents are then part of the contract."""
     summary: str = ""
@@ -93,10 +96,16 @@ class Topic(Generic[M, R]):
         """Return the service that owns the topic."""
         return self.subject.split(".")[2]
 
+    @property
+    def names_speaker(self) -> bool:
+        """Tell whether the last token says of whom, or in whose name, a message is."""
+        return self.per_node or self.per_owner
+
     def on(self, node: NodeName | None = None) -> str:
-        """Return the subject to use, with the node's token where the topic has one."""
-        if self.per_node != (node is not None):
-            raise ValueError(f"{self.subject} {'needs' if self.per_node else 'takes no'} node")
+        """Return the subject to use, with the token of the node (or the owner) where the topic has one."""
+        if self.names_speaker != (node is not None):
+            kind = "owner" if self.per_owner else "node"
+            raise ValueError(f"{self.subject} {'needs' if self.names_speaker else 'takes no'} {kind}")
         return f"{self.subject}.{node}" if node else self.subject
 
 

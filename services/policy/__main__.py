@@ -14,6 +14,7 @@ from fairlead.schema.policy import CIDRS as CIDR_BUCKET
 from fairlead.schema.policy import POLICY_ROWS
 from services.policy.editing import Editor
 from services.policy.lead import Lead
+from services.policy.owned import OwnedPolicies
 from services.policy.projection import Projection
 from services.policy.service import PolicyService
 from services.policy.settings import PolicySettings
@@ -40,7 +41,9 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
         report=report,
         accept_mass_change=settings.accept_mass_change,
     )
-    service = PolicyService(store, editor, projection, settings.translation(), Waiting(projection, bus, clock))
+    waiting = Waiting(projection, bus, clock)
+    trusting = not settings.nats_credentials
+    service = PolicyService(store, editor, projection, settings.translation(), waiting, trusting=trusting)
     upkeep = Upkeep(projection, store, clock)
     lead = Lead(kv, projection.announce, connected=lambda: bus.connected, clock=clock)
     follower = Follower(
@@ -73,7 +76,7 @@ async def serve(settings: PolicySettings) -> None:
         )
         for name, run in work.items():
             app.spawn(name, run)
-        await app.serve(service.routes())
+        await app.serve((*service.routes(), *OwnedPolicies(service).routes()))
         await app.run()
 
 

@@ -13,6 +13,8 @@ from services.policy.rules import title
 from services.policy.store import POLICIES, Found, PolicyStore, StoredDocument, policy_key
 
 _TRIES = 5
+_FIXED_OWNERS = {"CiliumClusterwideNetworkPolicy/_/docker-": "docker"}
+"""What the network plugin states of containers' shorthand is its own everywhere, and all that it may state."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Editor:
     def __init__(self, store: PolicyStore, clock: Clock, owners: Iterable[str] = ()) -> None:
         self._store = store
         self._clock = clock
-        self._owners = dict(_owner_of_prefix(text) for text in owners)
+        self._owners = _FIXED_OWNERS | dict(_owner_of_prefix(text) for text in owners)
         self.committed = 0
         """The newest revision that this process has committed itself."""
 
@@ -44,7 +46,7 @@ class Editor:
         """Store the document; return its revision and whether anything changed. Raises Conflict, Denied."""
         for _ in range(_TRIES):
             found = await self._found(reference)
-            if found is not None and found.stored.document == document:
+            if found is not None and found.stored.document == document and edit.owner in ("", found.stored.owner):
                 return found.revision, False
             owned = self._admit(reference, found, edit)
             stored = StoredDocument(
@@ -96,6 +98,9 @@ class Editor:
         owner = self._owner(reference) or (found.stored.owner if found else "")
         if owner and owner != edit.owner and not edit.forced:
             raise Denied(f"{title(reference)} belongs to {owner}: ask there, or force it where you may")
+        own = [prefix for prefix, whose in self._owners.items() if whose == edit.owner]
+        if own and owner != edit.owner and not edit.forced:
+            raise Denied(f"{title(reference)}: documents of {edit.owner} are called {' or '.join(own)}...: call it so")
         return owner
 
     def _owner(self, reference: PolicyReference) -> str:

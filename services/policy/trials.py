@@ -6,7 +6,7 @@ A test names two ends, a port and what is expected. The ends need not exist: lab
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -174,16 +174,19 @@ class Court:
         return cidr_identity(FIRST_CIDR_IDENTITY + which, longest, groups)
 
 
-def broken(before: Mapping[str, Policy], after: Mapping[str, Policy], key: str, enforcement: Enforcement) -> list[str]:
-    """Return the tests that a change of one document fails: all of its own, and those of others that passed before."""
-    old, new = before.get(key), after.get(key)
+def broken(
+    before: Mapping[str, Policy], after: Mapping[str, Policy], keys: Collection[str], enforcement: Enforcement
+) -> list[str]:
+    """Return the tests that a change of these documents fails: all of their own, and those of others that passed before."""
+    changed = [one for key in keys for one in (before.get(key), after.get(key)) if one]
     then, now = Court(before.values(), enforcement), Court(after.values(), enforcement)
-    own = [now.failure(trial, rehearse=new.stage is not Stage.LIVE) for trial in new.trials] if new else []
-    others = (trial for name, policy in after.items() if name != key for trial in policy.trials)
+    new = [after[key] for key in keys if key in after]
+    own = [now.failure(trial, rehearse=one.stage is not Stage.LIVE) for one in new for trial in one.trials]
+    others = (trial for name, policy in after.items() if name not in keys for trial in policy.trials)
     failing = (
         (trial, text)
         for trial in others
-        if any(_concerns(policy, trial) for policy in (old, new) if policy) and (text := now.failure(trial))
+        if any(_concerns(policy, trial) for policy in changed) and (text := now.failure(trial))
     )
     return [*filter(None, own), *(text for trial, text in failing if not then.failure(trial))]
 

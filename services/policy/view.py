@@ -21,10 +21,9 @@ from services.policy.labels import implied, make_identity, parse_label_string
 from services.policy.model import Model, reserved_identities
 from services.policy.others import Sources, node_labels
 from services.policy.parse import parse, reference_of
-from services.policy.ports import refuse
 from services.policy.resolve import Enforcement
-from services.policy.rules import CIDR_GROUP, WORKLOAD_AUDIT, CidrGroup, Policy, Stage, Translation, title
-from services.policy.store import CIDRS, DELETION, POLICIES, Deletion, decode_document, decode_number
+from services.policy.rules import WORKLOAD_AUDIT, CidrGroup, Policy, Stage, Translation, title
+from services.policy.store import CIDRS, DELETION, POLICIES, Deletion, decode_document, decode_number, policy_key
 
 _STAGE_REMARKS: Mapping[Stage, tuple[str, ...]] = {
     Stage.LIVE: (),
@@ -201,6 +200,15 @@ class View:
         whole = [policy.reference.kind == WORKLOAD_AUDIT for policy in policies if policy.stage is Stage.AUDIT]
         return {"document": whole.count(False), "workloads": whole.count(True)}
 
+    def document(self, reference: PolicyReference) -> PolicyObject | None:
+        """Return the document that stands under this name."""
+        stored = self.documents.get(policy_key(reference))
+        return stored.document if stored else None
+
+    def owned(self, owner: str) -> dict[PolicyReference, StoredPolicy]:
+        """Return the documents that stand in this owner's name."""
+        return {one.policy: one for one in self.documents.values() if one.owner == owner}
+
     def told(self, key: str) -> StoredPolicy:
         """Return a document with what is known of it now."""
         policy = self.model.policies[key]
@@ -230,26 +238,6 @@ class View:
         )
         whole = policy.reference.kind == WORKLOAD_AUDIT
         return (*policy.warnings, *missing, *(() if whole else _STAGE_REMARKS[policy.stage]))
-
-    def check_groups(self, policy: Policy) -> None:
-        """Raise InvalidInput if the policy denies by a group that does not exist: the deny would be none."""
-        known = {f"{CIDR_GROUP} {other.group.name}" for other in self.model.policies.values() if other.group}
-        for expected in policy.expected:
-            if expected.deny and expected.what.startswith(CIDR_GROUP) and expected.what not in known:
-                refuse(
-                    expected.path, f"there is no {expected.what}, and a deny of nobody denies nothing: apply it first"
-                )
-
-    def check_unused(self, reference: PolicyReference) -> None:
-        """Raise InvalidInput if the document is a group of prefixes that policies deny by."""
-        what = f"{CIDR_GROUP} {reference.name}"
-        users = sorted(
-            title(policy.reference)
-            for policy in self.model.policies.values()
-            if any(expected.deny and expected.what == what for expected in policy.expected)
-        )
-        if users and reference.kind == CIDR_GROUP:
-            refuse("policy", f"{', '.join(users)} would no longer deny anything: change them first")
 
     def understand(self, document: PolicyObject) -> Policy:
         """Return the policy in a document. Raises InvalidInput."""

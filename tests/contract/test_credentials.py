@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from nats.aio.msg import Msg
 from fairlead.address import Address, Prefix
 from fairlead.bus import ANY_NODE, Changed, route
 from fairlead.bus_nats import NatsBus
-from fairlead.errors import FairleadError
 from fairlead.schema.base import Empty, IdentityId, NodeName
 from fairlead.schema.datapath import ENDPOINTS, REALISED, EndpointList, RealisedRow
 from fairlead.schema.flow import FLOW_SEEN, Flow, FlowEnd, Verdict
@@ -30,7 +28,7 @@ from fairlead.schema.identity import (
     RegisterNode,
 )
 from fairlead.schema.policy import FORCE_APPLY, POLICY_ROWS, ApplyPolicy, PolicyObject, PolicyRow
-from tests.support.secured import SecuredBus
+from tests.support.fleet import Fleet, new_fleet, refused, until
 
 pytestmark = pytest.mark.connected
 
@@ -50,62 +48,10 @@ FLOW = Flow(
 )
 
 
-class Fleet:
-    """A hub, two nodes, and everybody connected with a credential of their own."""
-
-    def __init__(self, servers: SecuredBus, stack: AsyncExitStack) -> None:
-        self.servers = servers
-        self._stack = stack
-
-    async def at_hub(self, name: str) -> NatsBus:
-        return await self._join(self.servers.at_hub(name))
-
-    async def at_node(self, node: str, who: str) -> NatsBus:
-        return await self._join(self.servers.at_node(node, who))
-
-    async def _join(self, bus: NatsBus) -> NatsBus:
-        bus.start()
-        self._stack.push_async_callback(bus.close)
-        await bus.client(5.0)
-        return bus
-
-
 @pytest.fixture
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
-    servers = SecuredBus(tmp_path)
-    for words in (("node", "n1"), ("node", "n2"), ("system", "cmdb", "--may", "workloads")):
-        assert servers.command("issue", *words) == 0
-    try:
-        servers.start_hub()
-        for node in ("n1", "n2"):
-            servers.start_leaf(node)
-        async with AsyncExitStack() as stack:
-            made = Fleet(servers, stack)
-            await (await made.at_hub("identity-1")).bucket(NODES).ensure()
-            await (await made.at_hub("policy-1")).bucket(POLICY_ROWS).ensure()
-            for node in ("n1", "n2"):
-                joined = await made.at_node(node, "datapath")
-                await until(joined.bucket(REALISED).ensure)
-            yield made
-    finally:
-        servers.stop()
-
-
-async def until(work: object) -> None:
-    """Do the work again and again until it succeeds."""
-    async with asyncio.timeout(15):
-        while await refused(work()):  # type: ignore[operator] # makes an awaitable each time
-            await asyncio.sleep(0.05)
-
-
-async def refused(work: Awaitable[object]) -> bool:
-    """Tell whether what is tried comes to nothing."""
-    try:
-        async with asyncio.timeout(4):
-            await work
-    except (FairleadError, TimeoutError):
-        return True
-    return False
+    async with new_fleet(tmp_path, ("system", "cmdb", "--may", "workloads")) as made:
+        yield made
 
 
 def facts(node: NodeName) -> RegisterNode:

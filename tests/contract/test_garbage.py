@@ -116,7 +116,7 @@ def served(topic: Topic[Any, Any]) -> bool:
 
 
 def subject(topic: Topic[Any, Any]) -> str:
-    return f"{topic.subject}.{NODE}" if topic.per_node else topic.subject
+    return f"{topic.subject}.{NODE}" if topic.names_speaker else topic.subject
 
 
 def broken(topic: Topic[Any, Any], chance: random.Random) -> bytes:

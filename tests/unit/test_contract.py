@@ -160,7 +160,8 @@ def test_every_reference_of_the_document_leads_somewhere() -> None:
 def test_the_document_names_every_topic_and_bucket_with_its_queue() -> None:
     document = asyncapi.document()
     addresses = {channel["address"] for channel in document["channels"].values()}
-    assert {topic.subject + (".{node}" if topic.per_node else "") for topic in TOPICS} <= addresses
+    tokens = {(True, False): ".{node}", (False, True): ".{owner}", (False, False): ""}
+    assert {topic.subject + tokens[topic.per_node, topic.per_owner] for topic in TOPICS} <= addresses
     assert {f"$KV.{spec.name}.{{key}}" for spec in BUCKETS} <= addresses
     queues = {
         name: one["bindings"]["nats"]["queue"] for name, one in document["operations"].items() if "bindings" in one

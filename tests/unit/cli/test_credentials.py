@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -49,6 +50,26 @@ def test_names_that_would_break_a_subject_are_refused(folder: Path, name: str) -
         run(folder, "issue", "node", name)
 
 
+@pytest.mark.parametrize("right", ["everything", "policies=", "policies=Shop CI", "policies=compose/shop", "force=me"])
+def test_rights_that_nobody_has_are_refused(folder: Path, capsys: pytest.CaptureFixture[str], right: str) -> None:
+    with pytest.raises(SystemExit):
+        run(folder, "issue", "operator", "ops", "--may", right)
+    assert "write workloads, policies, policies=OWNER (a-z, 0-9 and dashes) or force" in capsys.readouterr().err
+
+
+def test_a_node_of_an_earlier_version_gets_what_it_lacks_when_it_is_rotated(folder: Path) -> None:
+    run(folder, "issue", "node", "n1")
+    register = folder / "register.json"
+    known = json.loads(register.read_text())
+    known["holders"] = [one for one in known["holders"] if one["name"] != "n1.docker"]
+    register.write_text(json.dumps(known))
+    (folder / "nodes/n1/n1.docker.nk").unlink()
+    assert run(folder, "rotate", "n1") == 0
+    assert (folder / "nodes/n1/n1.docker.nk").exists()
+    assert "# n1.docker" in (folder / "nodes/n1/nats.conf").read_text()
+    assert run(folder, "rotate", "n1", "--finish") == 0
+
+
 def test_without_init_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "list") == 1
     assert "`fairlead credentials init` makes it" in capsys.readouterr().err
@@ -63,7 +84,7 @@ def test_a_broken_register_is_told(folder: Path, capsys: pytest.CaptureFixture[s
 def test_secrets_are_readable_for_their_owner_only_and_not_in_the_register(folder: Path) -> None:
     assert run(folder, "issue", "node", "n1") == 0
     secrets = [*folder.rglob("*.nk"), *folder.rglob("*.key"), *folder.rglob("nats.conf")]
-    assert len(secrets) == 3 + 5 + 3 + 2
+    assert len(secrets) == 3 + 6 + 3 + 2
     assert [path for path in secrets if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
     register = (folder / "register.json").read_text()
     assert [path for path in folder.rglob("*.nk") if path.read_text() in register] == []
@@ -82,7 +103,8 @@ def test_a_node_has_no_right_to_a_subject_of_another() -> None:
     for subject in (*granted.publish, *granted.subscribe):
         assert "*" not in subject
         assert "n2" not in subject
-        assert not subject.startswith("fairlead.") or subject.endswith((".n1", "show.v1")) or ".dead." in subject
+        own = (".n1", "show.v1", ".owned.apply.v1.docker", ".owned.delete.v1.docker")
+        assert not subject.startswith("fairlead.") or subject.endswith(own) or ".dead." in subject
     written = [subject for subject in granted.publish if ".API.$KV." in subject]
     assert written == ["$JS.hub.API.$KV.claims.n1", "$JS.hub.API.$KV.realised.n1"]
 
@@ -92,3 +114,11 @@ def test_only_who_may_force_can_force() -> None:
     assert force not in rights.of_operator("ops", ("workloads", "policies")).publish
     assert force in rights.of_operator("ops", ("force",)).publish
     assert not [s for s in rights.of_system("cmdb", ("workloads",)).publish if ".policy.document.a" in s]
+
+
+def test_a_right_to_policies_in_one_name_is_none_to_others() -> None:
+    stated = [s for s in rights.of_system("ci", ("policies=shop-ci",)).publish if "cmd.policy" in s]
+    assert stated == [
+        f"fairlead.cmd.policy.owned.{verb}.v1.shop-ci" for verb in ("apply", "delete", "replace", "rollback")
+    ]
+    assert not [s for s in rights.of_system("ci", ("policies", "force")).publish if ".owned." in s]

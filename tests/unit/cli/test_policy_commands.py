@@ -31,6 +31,21 @@ async def test_force_goes_by_its_own_subject(world: World, tmp_path: Path) -> No
     assert world.policies.stored == {}
 
 
+async def test_who_names_an_owner_speaks_on_its_subject(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    for subject in ("apply", "delete", "rollback"):
+        del world.hub.routes[f"fairlead.cmd.policy.document.{subject}.v1"]
+    await world.run("policy", "apply", "-f", str(path), "--owner", "shop-ci")
+    await world.run("policy", "apply", "-f", str(path), "--owner", "shop-ci")
+    name = next(iter(world.policies.stored))
+    await world.run("policy", "rollback", name, "--to", "1", "--owner", "shop-ci")
+    await world.run("policy", "delete", name, "--owner", "shop-ci")
+    assert world.policies.stored == {}
+    with pytest.raises(InvalidInput, match="an owner begins with a-z"):
+        await world.run("policy", "apply", "-f", str(path), "--owner", "Shop CI")
+
+
 async def test_an_audit_is_a_document_with_an_end(world: World) -> None:
     await world.run("policy", "audit", "app=web", "tier=front", "--for", "2h", "--direction", "ingress")
     document = world.policies.stored["app-web-tier-front"].document

@@ -12,12 +12,13 @@ from clients.cli.__main__ import parser
 from clients.cli.output import Answer
 from clients.cli.session import Session
 from fairlead.address import Address, Prefix
-from fairlead.bus import Bus, Route, route
+from fairlead.bus import ANY_NODE, Bus, Route, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
 from fairlead.errors import Exhausted, FairleadError, NotFound
 from fairlead.schema import BUCKETS, bgp, datapath, features, health, held, identity, ipam, metrics, nat, policy
 from fairlead.schema import flow as flow_schema
+from fairlead.schema import owned as owned_schema
 from fairlead.schema.base import BucketSpec, Empty, EndpointId, IdentityId, NodeName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -261,7 +262,13 @@ class World:
             (policy.FORCE_DELETE, self.policies.delete),
             (policy.ROLLBACK, self.policies.roll_back),
         ]
-        await self.bus.serve("policy", [route(topic, handler) for topic, handler in replies])
+        owned: list[tuple[Any, Any]] = [
+            (owned_schema.OWNED_APPLY, self.policies.apply),
+            (owned_schema.OWNED_DELETE, self.policies.delete),
+            (owned_schema.OWNED_ROLLBACK, self.policies.roll_back),
+        ]
+        routes = [route(topic, handler) for topic, handler in replies]
+        await self.bus.serve("policy", [*routes, *(route(topic, handler, ANY_NODE) for topic, handler in owned)])
         await self._fill()
         return self
 

@@ -22,6 +22,7 @@ from fairlead.schema.policy import (
     PolicyRow,
 )
 from services.policy.__main__ import compose
+from services.policy.owned import OwnedPolicies
 from services.policy.settings import PolicySettings
 
 IDENTITIES = "cilium/state/identities/v1/id/"
@@ -71,7 +72,7 @@ class World:
         service, work = compose(settings, self.kv, bus, SYSTEM, self._report)
         self.service = service
         self._tasks = [asyncio.create_task(_forever(run)) for run in work.values()]
-        await bus.serve("policy", service.routes())
+        await bus.serve("policy", (*service.routes(), *OwnedPolicies(service).routes()))
 
     def _report(self, name: str, ok: bool, detail: str) -> None:
         self.conditions[name] = (ok, detail)
