@@ -3,7 +3,7 @@
 `Address` and `Prefix` are strings (they hash, sort, print and travel as what they are) whose constructor refuses
 everything else, so that code holding one never parses again. Canonical means RFC 5952 for IPv6 and dotted quad for IPv4.
 A node holds some hundred thousand of them: so they keep nothing beside their text, and the standard library's values (ten times as
-large, and slow) are made only for those that are asked whether they contain something.
+large, and slow) are made only for those that are asked whether they contain something, and kept for those asked last.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from enum import IntEnum
-from functools import cached_property
+from functools import lru_cache
 
 from fairlead.errors import InvalidInput
 
@@ -28,23 +28,35 @@ class Family(IntEnum):
         return 32 if self is Family.IPV4 else 128
 
 
-def _is_dotted_quad(text: str) -> bool:
-    """Tell whether the text is an IPv4 address in its one canonical form."""
+def _is_canonical(text: str) -> bool:
+    """Tell whether the text surely is an address in its one canonical form; of IPv6 that could be written with dots it tells nothing."""
     try:
+        if ":" in text:
+            return (
+                "." not in text and socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text)) == text
+            )
         socket.inet_pton(socket.AF_INET, text)
     except (OSError, ValueError, TypeError):
         return False
     return True
 
 
+def _is_host(text: str) -> bool:
+    return text.endswith("/128" if ":" in text else "/32")
+
+
+_ip = lru_cache(maxsize=4096)(ipaddress.ip_address)
+_network = lru_cache(maxsize=4096)(ipaddress.ip_network)
+
+
 class Address(str):
     """One IPv4 or IPv6 address in canonical text. Raises InvalidInput for anything else."""
 
-    __slots__ = ("__dict__",)
+    __slots__ = ()
 
     def __new__(cls, text: str) -> Address:
         """Return the canonical form of `text`."""
-        if _is_dotted_quad(text):
+        if _is_canonical(text):
             return super().__new__(cls, text)
         try:
             value = ipaddress.ip_address(text)
@@ -54,10 +66,10 @@ class Address(str):
             raise InvalidInput(f"{text!r} carries a zone: leave out the part from the %")
         return super().__new__(cls, str(value))
 
-    @cached_property
+    @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         """Return the standard library's value."""
-        return ipaddress.ip_address(str(self))
+        return _ip(str(self))
 
     @property
     def family(self) -> Family:
@@ -78,7 +90,7 @@ class Address(str):
 class Prefix(str):
     """One IPv4 or IPv6 prefix in canonical text; host bits must be zero; a bare address means a host prefix."""
 
-    __slots__ = ("__dict__",)
+    __slots__ = ()
 
     @classmethod
     def trusted(cls, text: str) -> Prefix:
@@ -87,7 +99,7 @@ class Prefix(str):
 
     def __new__(cls, text: str) -> Prefix:
         """Return the canonical form of `text`, always with its length."""
-        if isinstance(text, str) and text.endswith("/32") and _is_dotted_quad(text[:-3]):
+        if isinstance(text, str) and _is_host(text) and _is_canonical(text[: text.index("/")]):
             return super().__new__(cls, text)
         try:
             value = ipaddress.ip_network(text, strict=True)
@@ -95,12 +107,14 @@ class Prefix(str):
             raise InvalidInput(
                 f"{text!r} is not a prefix: write it like 10.1.2.0/24, host bits zero ({error})"
             ) from error
+        if "%" in text:
+            raise InvalidInput(f"{text!r} carries a zone: leave out the part from the %")
         return super().__new__(cls, str(value))
 
-    @cached_property
+    @property
     def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         """Return the standard library's value."""
-        return ipaddress.ip_network(str(self))
+        return _network(str(self))
 
     @property
     def family(self) -> Family:
@@ -115,7 +129,7 @@ class Prefix(str):
     @property
     def is_host(self) -> bool:
         """Tell whether the prefix holds exactly one address."""
-        return self.endswith("/128") or (self.endswith("/32") and ":" not in str(self))
+        return _is_host(self)
 
     @property
     def address(self) -> Address:

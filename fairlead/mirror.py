@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import os
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -36,20 +38,26 @@ OnChange = Callable[[str, V | None], Awaitable[None]]
 
 
 class Rows(Mapping[str, V]):
-    """Rows by key: as the owner packed them, and read."""
+    """Rows by key: packed, with addresses in canonical text, and read."""
 
     def __init__(self, kind: type[V], *, lazily: bool) -> None:
         self.packed: dict[str, bytes] = {}
         self._kind = kind
         self.lazily = lazily
+        self.proven = True
+        """Whether everything in `packed` was read and accepted before; so it need not be checked again."""
         self._read: dict[str, V] = {}
 
     def __getitem__(self, key: str) -> V:
         """Return the row. Raises KeyError, and InvalidInput when it cannot be read."""
         row = self._read.get(key)
         if row is None:
-            row = codec.decode(self.packed[key], self._kind)
-            self.put(key, self.packed[key], row)
+            data = self.packed[key]
+            row = codec.decode(data, self._kind, checked=self.proven)
+            if self.proven:
+                self._keep(key, row)
+            else:
+                self.put(key, data, row)
         return row
 
     def __iter__(self) -> Iterator[str]:
@@ -59,8 +67,12 @@ class Rows(Mapping[str, V]):
         return len(self.packed)
 
     def put(self, key: str, data: bytes, row: V) -> None:
-        """Have the row, which `data` is the packed form of."""
-        self.packed[key] = data
+        """Have the row, which was read from `data`."""
+        is_canonical = codec.decode(data, self._kind, checked=True) == row
+        self.packed[key] = data if is_canonical else codec.encode(row)
+        self._keep(key, row)
+
+    def _keep(self, key: str, row: V) -> None:
         if not self.lazily:
             self._read[key] = row
 
@@ -232,10 +244,12 @@ class Mirror(Generic[V]):
         if self._cache is None or not (self.complete or self._rows):
             return
         rows = self._rows.packed.copy()
+        checksum = _checksum(rows)
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         partial = self._cache.with_suffix(".tmp")
         with partial.open("wb") as file:
-            file.write(codec.pack_map_header(2) + codec.pack("complete") + codec.pack(self.complete))
+            file.write(codec.pack_map_header(3) + codec.pack("complete") + codec.pack(self.complete))
+            file.write(codec.pack("checksum") + codec.pack(checksum))
             file.write(codec.pack("rows") + codec.pack_map_header(len(rows)))
             file.writelines(codec.pack(part) for row in rows.items() for part in row)
             file.flush()
@@ -252,7 +266,14 @@ class Mirror(Generic[V]):
                     data if isinstance(data, bytes) else codec.pack(data)
                 )  # once they were not packed
             self.complete = bool(value["complete"])
-            if not self._rows.lazily:
+            self._rows.proven = value.get("checksum") == _checksum(self._rows.packed)
+            if not self._rows.proven or not self._rows.lazily:
                 collections.deque(self._readable(), maxlen=0)
+            self._rows.proven = True
         except (FairleadError, KeyError, TypeError, AttributeError, OSError) as error:
             _LOG.warning("%s cannot be read (%s): starting without it", self._cache, error)
+
+
+def _checksum(rows: Mapping[str, bytes]) -> int:
+    """Return what tells whether a copy on disk is as this process or an earlier one wrote it, out of rows that it had read."""
+    return functools.reduce(lambda checksum, data: zlib.crc32(data, checksum), rows.values(), 0)

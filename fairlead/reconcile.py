@@ -65,7 +65,7 @@ class Reconciler(Generic[K, V]):
         on_settled: Callable[[Sequence[TableRow[K, V]]], None] | None = None,
         unlike: Callable[[Mapping[K, V]], Awaitable[Collection[K]]] | None = None,
     ) -> None:
-        """`unlike`, where rows are many: returns those that do not stand in the world yet. Asked once, at the beginning."""
+        """`unlike`, where rows are many: returns those that do not stand in the world. Asked once, at the beginning, in the place of `prune`."""
         self._table = table
         self._operations = operations
         self._clock = clock
@@ -91,9 +91,10 @@ class Reconciler(Generic[K, V]):
         """Settle at once what an earlier process has made real; a row that this cannot tell of is worked on like any other."""
         if self._unlike is None:
             return
-        desired = self._table.desired()
+        desired, known = self._table.desired(), self._table.initialised
         try:
             self._table.settle_standing(desired, await self._unlike(desired))
+            self._prune_at_s = self._clock.monotonic_s() + self._pace.refresh_s if known else 0.0
         except (FairleadError, OSError) as error:
             _LOG.warning("%s: what stands cannot be told, every row is looked at: %s", self._table.name, error)
 

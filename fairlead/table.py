@@ -152,10 +152,10 @@ class Table(Generic[K, V]):
 
     def settle_standing(self, rows: Mapping[K, V], unlike: Collection[K]) -> None:
         """Record that these values stand in the world as they are, but for the keys in `unlike`; what changed since stays pending."""
-        for key, value in rows.items():
-            if key not in unlike and key in self._open and self._desired.get(key) is value:
-                self._failed.pop(key, None)
-                del self._open[key]
+        desired, still = self._desired, {*unlike}
+        still.update(key for key, value in rows.items() if desired.get(key) is not value)
+        self._open = {key: revision for key, revision in self._open.items() if key in still or key not in rows}
+        self._failed = {key: status for key, status in self._failed.items() if key in self._open}
 
     def _reopen(self, keys: Collection[K]) -> None:
         self._revision += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from services.datapath.store import Store
 _SWITCH_S = 0.0005
 """The kernel thread gives the interpreter away at each system call. Until it has it back from a busy event loop takes 5 ms by default, and to
 plug an endpoint takes a dozen calls."""
+_GARBAGE_AFTER = 20_000
+"""A start makes a million objects that stay: to look for garbage among them after every 700, as by default, takes a quarter of its time."""
 
 
 async def serve(settings: DatapathSettings) -> None:
@@ -24,6 +27,7 @@ async def serve(settings: DatapathSettings) -> None:
     from services.datapath.kernel.survey import Surveyor  # noqa: PLC0415 - same
 
     sys.setswitchinterval(_SWITCH_S)
+    gc.set_threshold(_GARBAGE_AFTER)
     uplinks = settings.uplinks or host.uplinks()
     addresses = settings.node_addresses or host.addresses(uplinks)
     async with App("datapath", settings) as app:

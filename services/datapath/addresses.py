@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fairlead import telemetry
@@ -16,7 +16,6 @@ from fairlead.address import Prefix
 from fairlead.clock import Clock
 from fairlead.errors import FairleadError
 from fairlead.table import Table
-from services.datapath.addressmaps import AddressDrift
 from services.datapath.directory import AddressBook, Rank, Source
 from services.datapath.operations import Kernel
 from services.datapath.plan import too_many
@@ -53,7 +52,8 @@ class Addresses:
         gone = {prefix for prefix, owner in changed.items() if owner is None}
         if source.rank not in (Rank.LOCAL, Rank.HOST) and self.hold(gone, len(self.table)):
             gone = set()
-        mapped = {owner.identity: Mapped(owner.identity, trace) for owner in changed.values() if owner}
+        identities = {owner.identity for owner in changed.values() if owner}
+        mapped = {identity: Mapped(identity, trace) for identity in identities}
         wanted = {prefix: mapped[owner.identity] for prefix, owner in changed.items() if owner}
         self.held.difference_update(wanted)
         self.table.put_all(wanted)
@@ -106,21 +106,21 @@ class AddressOperations:
         return await self._write({}, tuple(rows), _trace(rows))
 
     async def unlike(self, desired: Mapping[Prefix, Mapped]) -> Collection[Prefix]:
-        """Return the rows that do not stand as they should, by one listing of the map."""
-        found, missing = await self._compare(desired)
-        return {*found, *missing}
-
-    async def _compare(self, desired: Mapping[Prefix, Mapped]) -> AddressDrift:
+        """Return the rows that do not stand as they should; once everything is known, remove what nobody claims, but never too much at once."""
         wanted = {prefix: mapped.identity for prefix, mapped in desired.items()}
-        return await self._thread.call(self._kernel.compare_addresses, wanted)
+        found, missing = await self._thread.call(self._kernel.compare_addresses, wanted)
+        if self._addresses.table.initialised:
+            await self._remove_unclaimed(found, len(desired))
+        return [*missing, *(found.keys() & desired.keys())]
 
     async def prune(self, desired: Mapping[Prefix, Mapped]) -> None:
-        """Remove what nobody claims (but never too much at once), and write what is missing."""
+        """Remove what nobody claims, and write what is missing or wrong."""
+        self._addresses.table.touch(await self.unlike(desired))
+
+    async def _remove_unclaimed(self, found: Iterable[Prefix], wanted: int) -> None:
         table = self._addresses.table
-        found, missing = await self._compare(desired)
-        table.touch([*missing, *(found.keys() & desired.keys())])
         gone = {prefix for prefix in found if table.get(prefix) is None and prefix not in self._addresses.held}
-        if gone and not self._addresses.hold(gone, len(desired) + len(gone)):
+        if gone and not self._addresses.hold(gone, wanted + len(gone)):
             _LOG.info("%d addresses in the kernel belong to nobody: removing", len(gone))
             await self._thread.call(self._apply, {}, gone, "")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from fairlead.address import Address, Prefix
 from fairlead.errors import InvalidInput
@@ -26,8 +26,8 @@ from fairlead.schema.policy import CidrRows
 from services.datapath.model import EndpointRecord
 
 _CIDR = "cidr"
-Ages = Mapping[tuple[int, datetime], Iterable[Prefix]]
-"""Prefixes by their identity and since when it is known."""
+Ages = Mapping[tuple[int, datetime], Iterable[str]]
+"""Prefixes (their text is enough) by their identity and since when it is known."""
 
 
 class IdentityBook:
@@ -82,6 +82,13 @@ class Owner(NamedTuple):
     name: str = ""
 
 
+class _Owners(dict[tuple[int, str], Owner]):
+    """Owners by identity and name, each made once."""
+
+    def __missing__(self, key: tuple[int, str]) -> Owner:
+        return self.setdefault(key, Owner(*key))
+
+
 @dataclass(frozen=True)
 class Source:
     """One source's whole word: its prefixes and their owners, as of a revision."""
@@ -118,9 +125,8 @@ def node_source(key: str, row: NodeRow | None) -> Source:
 
 def group_source(key: str, row: AddressGroup | None) -> Source:
     """Return one group of workload addresses."""
-    entries = row.entries if row else ()
-    alike: dict[Owner, Owner] = {}
-    owners = {entry.prefix: alike.setdefault(owner := Owner(entry.identity, entry.name), owner) for entry in entries}
+    entries, alike = row.entries if row else (), _Owners()
+    owners = {entry.prefix: alike[entry.identity, entry.name] for entry in entries}
     return Source(f"group/{key}", Rank.GROUP, owners, row.revision if row else 0)
 
 
@@ -171,12 +177,11 @@ class AddressBook:
         after = {ours.get(prefix, prefix): owner for prefix, owner in source.owners.items()}
         if after:
             self._sources[source.key] = replace(source, owners=after)
+        fresh = {prefix: owner for prefix, owner in after.items() if prefix not in self._known}
         moved = {prefix for prefix in before.keys() | after.keys() if before.get(prefix) != after.get(prefix)}
-        winners = {
-            prefix: self._winner(prefix, source.key, claims=prefix in after)
-            for prefix in moved | (after.keys() & self._rivals.keys())
-        }
-        return self._settle(winners, now)
+        disputed = moved.union(after.keys() & self._rivals.keys()).difference(fresh)
+        winners = {prefix: self._winner(prefix, source.key, claims=prefix in after) for prefix in disputed}
+        return self._discover(source.key, fresh, now) | self._settle(winners, now)
 
     def owner(self, prefix: Prefix) -> Owner | None:
         """Return who stands behind exactly this prefix."""
@@ -208,7 +213,7 @@ class AddressBook:
         """Take over the ages of an earlier process, where the identity is still the same."""
         for (identity, since), prefixes in ages.items():
             alike: dict[Known, Known] = {}
-            for prefix in prefixes:
+            for prefix in cast("Iterable[Prefix]", prefixes):
                 known = self._known.get(prefix)
                 if known is not None and known.owner.identity == identity and since < known.since:
                     older = known._replace(since=since)
@@ -227,6 +232,13 @@ class AddressBook:
         elif rivals:
             del self._rivals[prefix]
         return max((self._sources[claimant] for claimant in claimants), key=lambda source: source.weight, default=None)
+
+    def _discover(self, key: str, fresh: Mapping[Prefix, Owner], now: datetime) -> dict[Prefix, Owner | None]:
+        """Take the source's word for prefixes that nobody has claimed: at a start that is all of them, and this is the quick way."""
+        alike = {owner: Known(key, owner, now) for owner in set(fresh.values())}
+        self._known.update({prefix: alike[owner] for prefix, owner in fresh.items()})
+        self.version += bool(fresh)
+        return dict(fresh)
 
     def _settle(self, winners: Mapping[Prefix, Source | None], now: datetime) -> dict[Prefix, Owner | None]:
         changed: dict[Prefix, Owner | None] = {}

@@ -25,7 +25,6 @@ from typing import TypeVar
 import msgspec
 
 from fairlead import codec
-from fairlead.address import Prefix
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.datapath import BreakGlass
 from services.datapath.directory import Ages
@@ -117,7 +116,7 @@ class Store:
         except FairleadError as error:
             _LOG.warning("%s cannot be read: %s", path, error)
             return {}
-        return {(row.identity, row.since): _prefixes(row.prefixes) for row in rows}
+        return {(row.identity, row.since): _words(row.prefixes) for row in rows}
 
     def save_ages(self, ages: Ages) -> None:
         """Keep the ages."""
@@ -187,9 +186,9 @@ class Origins:
         return self._texts[number] if 0 <= number < len(self._texts) else ()
 
 
-def _prefixes(text: str) -> Iterator[Prefix]:
-    """Yield the prefixes in the text one by one: there are hundreds of thousands."""
-    return (Prefix.trusted(match.group()) for match in re.finditer(r"\S+", text))
+def _words(text: str) -> Iterator[str]:
+    """Yield the words of the text one by one: there are hundreds of thousands."""
+    return (match.group() for match in re.finditer(r"\S+", text))
 
 
 def _texts(line: str) -> tuple[str, ...]:

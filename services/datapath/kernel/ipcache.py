@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 from fairlead.address import Address, Prefix
 from services.datapath.addressmaps import AddressDrift
@@ -16,6 +17,8 @@ from services.datapath.kernel import abi
 from services.datapath.kernel.maps import Map
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
+_FEW_BITS = b"\0" * 10
+_KEY, _VALUE = struct.Struct("12s4s"), struct.Struct("=I")
 
 
 class AddressTables:
@@ -26,17 +29,17 @@ class AddressTables:
 
     def all(self) -> dict[Prefix, int]:
         """Return prefix to identity."""
-        return {prefix: _identity(value) for prefix, value in self._rows()}
+        return {Prefix.trusted(text): identity for text, identity in self._rows()}
 
     def compare(self, want: Mapping[Prefix, int]) -> AddressDrift:
         """Compare all rows with what should be there; which are missing is looked up only when some are."""
         found, right = dict[Prefix, int](), 0
-        for prefix, value in self._rows():
-            identity = _identity(value)
-            if want.get(prefix) == identity:
+        wanted = cast("Mapping[str, int]", want)
+        for text, identity in self._rows():
+            if wanted.get(text) == identity:
                 right += 1
             else:
-                found[prefix] = identity
+                found[Prefix.trusted(text)] = identity
         if right + len(found.keys() & want.keys()) == len(want):
             return found, ()
         if not right and not found:
@@ -78,18 +81,19 @@ class AddressTables:
         longest = max(covering, key=lambda prefix: prefix.length)
         return longest, _identity(covering[longest])
 
-    def _rows(self) -> Iterator[tuple[Prefix, bytes]]:
-        for rows in self._by_kind[True].chunks():
-            yield from ((_host(row), value) for row, value in rows)
+    def _rows(self) -> Iterator[tuple[str, int]]:
+        """Yield the text of each prefix, and its identity: a Prefix of each would cost more than everything else here."""
+        for keys, values in self._by_kind[True].packed():
+            for (head, tail), (identity,) in zip(_KEY.iter_unpack(keys), _VALUE.iter_unpack(values), strict=True):
+                yield (socket.inet_ntoa(tail) + "/32" if head == _MAPPED else _host6(head + tail)), identity
         for row, value in self._by_kind[False].items().items():
-            yield abi.unpack_prefix(row), value
+            yield abi.unpack_prefix(row), _identity(value)
 
 
-def _host(row: bytes) -> Prefix:
-    """Return the host prefix of a row, without reading the text of IPv4 again."""
-    if row.startswith(_MAPPED):
-        return Prefix.trusted(socket.inet_ntoa(row[12:]) + "/32")
-    return abi.unpack_address(row).prefix
+def _host6(packed: bytes) -> str:
+    if packed.startswith(_FEW_BITS):  # the C library would write the last of them with dots
+        return abi.unpack_address(packed).prefix
+    return socket.inet_ntop(socket.AF_INET6, packed) + "/128"
 
 
 def _identity(value: bytes) -> int:

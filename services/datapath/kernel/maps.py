@@ -106,19 +106,18 @@ class Map:
 
     def items(self) -> dict[bytes, bytes]:
         """Return the whole table."""
-        return dict(row for rows in self.chunks() for row in rows)
+        split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{self.spec.value_bytes}s")
+        found: dict[bytes, bytes] = {}
+        for keys, values in self.packed():
+            found.update(zip(_parts(split[0], keys), _parts(split[1], values), strict=True))
+        return found
 
     def count(self) -> int:
         """Return how many entries there are."""
-        return sum(len(keys) // self.spec.key_bytes for keys, _ in self._packed())
+        return sum(len(keys) // self.spec.key_bytes for keys, _ in self.packed())
 
-    def chunks(self) -> Iterator[Iterator[tuple[bytes, bytes]]]:
-        """Yield the whole table in parts, so that nobody has to hold all of it."""
-        split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{self.spec.value_bytes}s")
-        for keys, values in self._packed():
-            yield zip(_parts(split[0], keys), _parts(split[1], values), strict=True)
-
-    def _packed(self) -> Iterator[tuple[bytes, bytes]]:
+    def packed(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the whole table in parts, so that nobody has to hold all of it: keys one behind the other, and their values."""
         with refusals(self.name):
             try:
                 yield from syscalls.map_lookup_batch(self.fd, self.spec.key_bytes, self.spec.value_bytes)

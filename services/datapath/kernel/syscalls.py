@@ -187,7 +187,7 @@ def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, at_once: int = 4
         if failure is not None and failure.errno != _ENOENT:
             raise failure
         again, more = _address(place), failure is None
-        yield keys.raw[: count * key_bytes], values.raw[: count * value_bytes]
+        yield ctypes.string_at(keys, count * key_bytes), ctypes.string_at(values, count * value_bytes)
 
 
 def map_next_key(fd: int, key: bytes | None, key_bytes: int) -> bytes | None:

@@ -162,6 +162,36 @@ async def test_a_row_that_cannot_be_read_is_left_out_and_the_owner_still_has_it(
     assert dict(mirror.rows) == {"n1": claim("n1", 1)}, "what cannot be read is no evidence that it is gone"
 
 
+@pytest.mark.parametrize("lazily", [False, True])
+async def test_addresses_are_kept_in_canonical_text_however_the_owner_wrote_them(
+    tmp_path: Path, *, lazily: bool
+) -> None:
+    bucket = MemoryBus().bucket(CLAIMS)
+    mirror = Mirror(bucket, cache=tmp_path / "claims", lazily=lazily)
+    loose = codec.pack(codec.to_builtins(claim("n1", 1)) | {"prefixes": ["FD00:0::/64"]})
+    await mirror._apply(Changed("n1", loose, Claim))
+    assert mirror.rows["n1"] == claim("n1", 1, "fd00::/64")
+    mirror._save()
+    assert Mirror(bucket, cache=tmp_path / "claims", lazily=lazily).rows["n1"] == claim("n1", 1, "fd00::/64")
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+async def test_a_copy_that_somebody_changed_is_read_as_if_it_came_from_the_bus(tmp_path: Path, *, lazily: bool) -> None:
+    bucket, cache = MemoryBus().bucket(CLAIMS), tmp_path / "claims"
+    mirror = Mirror(bucket, cache=cache, lazily=lazily)
+    for event in (
+        Changed.to("n1", claim("n1", 1)),
+        Changed.to("n2", claim("n2", 1, "10.9.0.0/24")),
+        Synced(complete=True),
+    ):
+        await mirror._apply(event)
+    mirror._save()
+    cache.write_bytes(cache.read_bytes().replace(b"10.9.0.0/24", b"10.9.0.0/99"))
+    reborn = Mirror(bucket, cache=cache, lazily=lazily)
+    assert dict(reborn.rows) == {"n1": claim("n1", 1)}
+    assert not reborn.complete
+
+
 async def test_changing_the_keys_keeps_what_is_known() -> None:
     bus = MemoryBus(Hub())
     bucket = bus.bucket(CLAIMS)

@@ -213,6 +213,26 @@ async def test_what_an_earlier_process_made_real_is_settled_at_once() -> None:
     assert world.rows == {"same": 1, "other": 3, "new": 5, "late": 4, "same-but-changed": 6}
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_was_compared_at_the_beginning_is_not_compared_again_before_its_time(*, known: bool) -> None:
+    world, table, clock = World(), Table[str, int]("test"), ManualClock()
+    world.rows = {"stranger": 2}
+
+    async def unlike(_desired: Mapping[str, int]) -> list[str]:
+        return []
+
+    reconciler = Reconciler(table, world, clock, pace=Pace(refresh_s=30), unlike=unlike)
+    if known:
+        table.initialise()
+    await reconciler._take_over()
+    table.initialise()
+    await reconciler._prune_if_due()
+    assert world.log == ([] if known else ["prune stranger"])
+    clock.advance(31)
+    await reconciler._prune_if_due()
+    assert world.log == ["prune stranger"]
+
+
 async def test_rows_are_worked_on_one_by_one_when_nobody_can_tell_what_stands() -> None:
     world, table, clock = World(), Table[str, int]("test"), SystemClock()
 
