@@ -22,6 +22,7 @@ from clients.docker.publish import PortPublisher
 from clients.docker.settings import DockerSettings
 from clients.docker.state import Endpoint, Network, State
 from fairlead.clock import Clock
+from fairlead.containers import marked
 from fairlead.errors import FairleadError
 
 _LOG = logging.getLogger("docker.follow")
@@ -132,14 +133,22 @@ class Follower:
             await self._publisher.restore()
 
     async def _learn(self, networks: Iterable[NetworkView]) -> None:
-        """Learn names of networks, and networks that the state has lost."""
+        """Learn names and options of networks, and networks that the state has lost."""
         for view in networks:
             known = self._state.networks.get(view.id)
-            if known is None or known.name != view.name:
-                network = options_of(view.options, known or Network(id=view.id), view.name)
+            network = options_of(view.options, known or Network(id=view.id), view.name)
+            if network != known:
                 await self._state.put(network)
-                if network.isolated:
+                if self._settings.isolates(network):
                     await self._labeller.isolate(network.name)
+        await self._forget_outdated()
+
+    async def _forget_outdated(self) -> None:
+        """Have those labelled anew who were labelled while their network was isolated and is not, or the other way round."""
+        for endpoint in [one for one in self._state.endpoints.values() if one.container and not one.doomed]:
+            network = self._state.networks.get(endpoint.network)
+            if network is not None and network.name and marked(endpoint.labels) != self._settings.isolates(network):
+                await self._state.change(endpoint.id, container="", labels=())
 
     async def _label(self, views: Iterable[NetworkView]) -> None:
         """Give the endpoints of these networks their containers' labels, all at once."""

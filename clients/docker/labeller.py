@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from clients.docker import labels
 from clients.docker.engine import Container
 from clients.docker.node import NodeServices
 from clients.docker.settings import DockerSettings
 from clients.docker.state import Network, State
+from fairlead import containers
 from fairlead.bus import Bus
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.base import NodeName
@@ -51,11 +51,12 @@ class Labeller:
         network = self._state.networks.get(known.network, Network(id=known.network))
         given = container.labels or {}
         image = container.image if self._settings.docker_image_label else ""
-        name = network.name if network.isolated else ""
-        found = labels.identity_labels(given, self._settings.docker_labels, image=image, network=name)
-        if policy := labels.shorthand_policy(given):
+        isolated = self._settings.isolates(network)
+        name = network.name if isolated else ""
+        found = containers.identity_labels(given, self._settings.docker_labels, image=image, network=name)
+        if policy := containers.shorthand_policy(given):
             await self._apply(policy)
-        if network.isolated:
+        if isolated:
             await self.isolate(network.name)
         labelled = await self._state.change(endpoint, container=container.id, labels=found)
         if labelled is None or labelled.doomed:
@@ -68,7 +69,7 @@ class Labeller:
 
     async def isolate(self, network: str) -> None:
         """Publish the policy of an isolated network. Raises Unavailable."""
-        await self._apply(labels.isolation_policy(network))
+        await self._apply(containers.isolation_policy(network))
 
     async def _apply(self, policy: PolicyObject) -> None:
         """Store a policy, and return when it counts. One that we stored before need not be stored again while the bus is away."""

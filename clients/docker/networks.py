@@ -11,11 +11,10 @@ from msgspec import Meta
 from clients.docker.addresses import GATEWAYS
 from clients.docker.protocol import GENERIC, INTERNAL, PORT_MAP, CreateNetwork, Options, PortBinding, convert
 from clients.docker.state import Network, Port
+from fairlead.containers import ISOLATION, MTU, SWITCH
 from fairlead.errors import InvalidInput
 
-MTU, ISOLATION = "fairlead.mtu", "fairlead.isolation"
 _ENGINE_MTU = "com.docker.network.driver.mtu"
-_SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 _Texts = dict[str, str]
 _LONGEST = Annotated[list[PortBinding], Meta(max_length=4096)]
@@ -37,14 +36,16 @@ def network_of(ask: CreateNetwork) -> Network:
     unknown = sorted(set(given) - {MTU, ISOLATION, _ENGINE_MTU})
     if unknown:
         raise InvalidInput(f"`-o`: {unknown[0]!r} is unknown: there are {MTU} and {ISOLATION}")
-    return Network(id=ask.network, mtu_bytes=_mtu(given, bool(ask.ipv6)), isolated=_isolated(given))
+    return Network(id=ask.network, mtu_bytes=_mtu(given, bool(ask.ipv6)), isolation=_isolation(given))
 
 
 def options_of(given: Options, network: Network, name: str) -> Network:
     """Return the network with what the engine shows of its options; those that it cannot have accepted do not count."""
-    texts = {key: value for key, value in (given or {}).items() if isinstance(value, str)}
+    if given is None:
+        return msgspec.structs.replace(network, name=name)
+    texts = {key: value for key, value in given.items() if isinstance(value, str)}
     try:
-        return msgspec.structs.replace(network, name=name, mtu_bytes=_mtu(texts, False), isolated=_isolated(texts))
+        return msgspec.structs.replace(network, name=name, mtu_bytes=_mtu(texts, False), isolation=_isolation(texts))
     except InvalidInput:
         return msgspec.structs.replace(network, name=name)
 
@@ -58,11 +59,13 @@ def _mtu(given: Mapping[str, str], with_ipv6: bool) -> int:
     return int(text)
 
 
-def _isolated(given: Mapping[str, str]) -> bool:
-    text = given.get(ISOLATION, "off").lower()
-    if text not in _SWITCH:
+def _isolation(given: Mapping[str, str]) -> str:
+    text = given.get(ISOLATION)
+    if text is None:
+        return ""
+    if text.lower() not in SWITCH:
         raise InvalidInput(f"`{ISOLATION}`: {text!r} is neither on nor off")
-    return _SWITCH[text]
+    return "on" if SWITCH[text.lower()] else "off"
 
 
 def ports_of(options: Options) -> tuple[Port, ...]:

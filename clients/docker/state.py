@@ -27,7 +27,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     mtu_bytes: int = 0
-    isolated: bool = False
+    isolation: str = ""
+    """`on` or `off` by the network's own option; empty: as on the whole host."""
     name: str = ""
     """As the engine's users call it; empty until the engine was asked."""
 

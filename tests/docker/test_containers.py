@@ -118,3 +118,23 @@ def test_an_isolated_network_keeps_others_out(host: Host) -> None:
     finally:
         host.engine.run("rm", "-f", "inner", "friend")
         host.engine.run("network", "rm", "apart")
+
+
+def test_one_switch_isolates_every_network_of_the_host_that_does_not_say_it_itself(host: Host) -> None:
+    host.engine.run("network", "create", *NETWORK_OPTIONS, "apart")
+    host.engine.run("network", "create", *NETWORK_OPTIONS, "-o", "fairlead.isolation=off", "open")
+    try:
+        inner, outer = host.serve("inner", network="apart"), host.serve("outer", network="open")
+        host.container("friend", network="apart")
+        host.ready(3)
+        assert [host.fetch(name, inner) for name in ("friend", "outer")] == ["inner", "inner"]
+        host.plugin.again(DOCKER_ISOLATION="on")
+        until(lambda: host.fetch("outer", inner) == "", what="members to be labelled anew", tell=host.endpoints)
+        until(lambda: host.fetch("friend", inner) == "inner", what="the other member", tell=host.endpoints)
+        assert host.fetch("inner", outer) == "outer"
+        host.plugin.again(DOCKER_ISOLATION="off")
+        until(lambda: host.fetch("outer", inner) == "inner", what="the way back", tell=host.endpoints)
+    finally:
+        host.plugin.again(DOCKER_ISOLATION="off")
+        host.engine.run("rm", "-f", "inner", "outer", "friend")
+        host.engine.run("network", "rm", "apart", "open")

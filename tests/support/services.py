@@ -57,6 +57,12 @@ class ServiceProcess:
             time.sleep(0.05)
         return self
 
+    def again(self, **options: str) -> ServiceProcess:
+        """End it, and start it with other options."""
+        self.terminate()
+        self._env.update({f"FAIRLEAD_{name}": value for name, value in options.items()})
+        return self.start()
+
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.docker.labels import identity_labels, image_name, isolation_policy, shorthand_policy
+from fairlead.containers import identity_labels, image_name, isolation_policy, shorthand_policy
 from fairlead.errors import InvalidInput
 
 CHOSEN = ("app", "com.example.*")

@@ -10,6 +10,7 @@ import pytest
 from clients.docker.networks import network_of, options_of
 from clients.docker.protocol import CreateNetwork, Pool
 from clients.docker.ruleset import ruleset
+from clients.docker.settings import DockerSettings
 from clients.docker.state import Endpoint, Network, Port
 from fairlead.address import Address
 from fairlead.errors import InvalidInput
@@ -53,7 +54,7 @@ def _ask(generic: Any, **more: Any) -> CreateNetwork:
 def test_options_of_a_network() -> None:
     assert network_of(_ask(None)) == Network(id="n")
     assert network_of(_ask({"fairlead.mtu": "1400", "fairlead.isolation": "ON"})) == Network(
-        id="n", mtu_bytes=1400, isolated=True
+        id="n", mtu_bytes=1400, isolation="on"
     )
     assert network_of(_ask({"com.docker.network.driver.mtu": "1300"})).mtu_bytes == 1300
 
@@ -75,6 +76,14 @@ def test_a_wrong_option_is_named(generic: Any, named: str) -> None:
     assert named in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("option", "host", "isolated"), [("", "off", False), ("", "on", True), ("off", "on", False), ("on", "off", True)]
+)
+def test_a_network_says_whether_it_is_isolated_else_the_host_does(option: str, host: str, isolated: bool) -> None:
+    settings = DockerSettings(node="n1", docker_isolation=host)
+    assert settings.isolates(Network(id="n", isolation=option)) is isolated
+
+
 def test_addresses_of_another_driver_are_refused() -> None:
     pools = [Pool(pool="172.18.0.0/16", gateway="172.18.0.1/16")]
     with pytest.raises(InvalidInput, match="`--ipam-driver`"):
@@ -83,5 +92,8 @@ def test_addresses_of_another_driver_are_refused() -> None:
 
 def test_what_the_engine_shows_of_a_network_is_taken_over_as_far_as_it_makes_sense() -> None:
     known = Network(id="n", mtu_bytes=9)
-    assert options_of({"fairlead.isolation": "on"}, known, "net") == Network(id="n", name="net", isolated=True)
+    assert options_of({"fairlead.isolation": "on"}, known, "net") == Network(id="n", name="net", isolation="on")
+    assert options_of({"fairlead.isolation": "0"}, known, "net").isolation == "off"
+    assert options_of({}, Network(id="n", isolation="on"), "net").isolation == ""
+    assert options_of(None, Network(id="n", isolation="on"), "net").isolation == "on"
     assert options_of({"fairlead.mtu": "big"}, known, "net") == Network(id="n", name="net", mtu_bytes=9)

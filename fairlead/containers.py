@@ -1,4 +1,4 @@
-"""Which labels of a container count for its identity, and what its shorthand comes to: pure.
+"""Which labels of a container count for its identity, and what shorthand comes to, on a container or in a compose file: pure.
 
 Shorthand is for those who write no policies:
 
@@ -25,7 +25,13 @@ from fairlead.schema.policy import PolicyObject
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 INGRESS, EGRESS = "fairlead.ingress.from", "fairlead.egress.allow"
 POLICY, NETWORK = "fairlead.policy", "fairlead.network"
+CHOSEN = (PROJECT, SERVICE, "app", "role", "tier")
+"""Keys of container labels that count for identity unless an operator chooses others."""
+SWITCH: Mapping[str, bool] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+MTU, ISOLATION = "fairlead.mtu", "fairlead.isolation"
+"""Options of a network."""
 _OWN = "fairlead.label."
+_NAMESPACE = "k8s:io.kubernetes.pod.namespace"
 _WORKLOAD = "k8s:io.cilium.k8s.policy.cluster"
 """A label that is implied for every workload, and for nothing else."""
 _NAMED_PORT = "fairlead.port."
@@ -73,9 +79,9 @@ def shorthand_policy(labels: Mapping[str, str]) -> PolicyObject | None:
     digest = hashlib.sha256(repr((project, sorted(given.items()))).encode()).hexdigest()[:16]
     spec: dict[str, Any] = {"endpointSelector": {"matchLabels": {f"container:{POLICY}": f"docker-{digest}"}}}
     if INGRESS in given:
-        spec["ingress"] = _rules(INGRESS, given[INGRESS], project, "from") or [{}]
+        spec["ingress"] = rules(f"`{INGRESS}`", given[INGRESS].split(","), project, "from")
     if EGRESS in given:
-        spec["egress"] = _rules(EGRESS, given[EGRESS], project, "to") or [{}]
+        spec["egress"] = rules(f"`{EGRESS}`", given[EGRESS].split(","), project, "to")
     return _document(f"docker-{digest}", spec)
 
 
@@ -97,53 +103,72 @@ def isolation_policy(network: str) -> PolicyObject:
     return _document(f"docker-isolation-{hashlib.sha256(network.encode()).hexdigest()[:16]}", spec)
 
 
+def marked(labels: Iterable[str]) -> bool:
+    """Tell whether an endpoint with these labels is a member of an isolated network."""
+    return any(label.startswith(f"container:{NETWORK}=") for label in labels)
+
+
 def _document(name: str, spec: dict[str, Any]) -> PolicyObject:
     return PolicyObject(apiVersion="cilium.io/v2", kind=_KIND, metadata={"name": name}, spec=spec)
 
 
-def _rules(label: str, text: str, project: str, way: str) -> list[dict[str, Any]]:
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    return [_rule(label, item, project, way) for item in items]
+def rules(
+    where: str, items: Iterable[str], project: str, way: str, *, namespaced: bool = False
+) -> list[dict[str, Any]]:
+    """Return what shorthand's items come to; none at all allows nobody. Raises InvalidInput that begins with `where`.
+
+    `way` is `from` or `to`; `namespaced`: for a policy that lives in the project's namespace, and not in all of them.
+    """
+    given = [item.strip() for item in items if item.strip()]
+    return [_rule(where, item, project, way, namespaced=namespaced) for item in given] or [{}]
 
 
-def _rule(label: str, item: str, project: str, way: str) -> dict[str, Any]:
+def _rule(where: str, item: str, project: str, way: str, *, namespaced: bool) -> dict[str, Any]:
     match = _ITEM.fullmatch(item)
     if match is None:
         match = _ITEM.fullmatch(f"[{item}]") if item.count(":") > 1 else None
     if match is None:
-        raise InvalidInput(f"`{label}`: {item!r} is no PEER, PEER:PORT or PEER:PORT/PROTOCOL")
+        raise InvalidInput(f"{where}: {item!r} is no PEER, PEER:PORT or PEER:PORT/PROTOCOL")
     peer, port, protocol = match["peer"], match["port"], (match["protocol"] or "").upper()
     if peer == "dns":
         ports = [{"port": port or "53", "protocol": name} for name in ("UDP", "TCP")]
         return {f"{way}Entities": ["all"], "toPorts": [{"ports": ports}]}
-    rule = _peer(label, item, peer, project, way)
+    rule = _peer(where, item, peer, project, way, namespaced=namespaced)
     if port is not None:
         if not 0 < int(port) <= 65535:
-            raise InvalidInput(f"`{label}`: {item!r}: ports go from 1 to 65535")
+            raise InvalidInput(f"{where}: {item!r}: ports go from 1 to 65535")
         rule["toPorts"] = [{"ports": [{"port": port, "protocol": protocol or "TCP"}]}]
     return rule
 
 
-def _peer(label: str, item: str, peer: str, project: str, way: str) -> dict[str, Any]:
+def _peer(where: str, item: str, peer: str, project: str, way: str, *, namespaced: bool) -> dict[str, Any]:
     if peer in _ENTITIES:
         return {f"{way}Entities": [_ENTITIES[peer]]}
     if peer[0] == "[" or re.fullmatch(r"[0-9.]+(/\d+)?", peer):
         try:
             return {f"{way}CIDR": [str(Prefix(_with_length(peer.replace("[", "").replace("]", ""))))]}
         except InvalidInput as error:
-            raise InvalidInput(f"`{label}`: {item!r}: {error.message}") from error
+            raise InvalidInput(f"{where}: {item!r}: {error.message}") from error
     owner, slash, service = peer.rpartition("/")
     owner = owner if slash else project
     if not _NAME.match(owner or "x") or not (_NAME.match(service) or (slash and service == "*")):
         raise InvalidInput(
-            f"`{label}`: {item!r}: a peer is a service, PROJECT/SERVICE, PROJECT/*, a prefix, world, host, all or dns"
+            f"{where}: {item!r}: a peer is a service, PROJECT/SERVICE, PROJECT/*, a prefix, world, host, all or dns"
         )
     if not owner:
-        raise InvalidInput(f"`{label}`: {item!r}: outside a compose project say PROJECT/SERVICE")
+        raise InvalidInput(f"{where}: {item!r}: outside a compose project say PROJECT/SERVICE")
+    if namespaced:
+        return {f"{way}Endpoints": [{"matchLabels": service_labels(owner, service, project)}]}
     wanted = {f"container:{PROJECT}": owner}
     if service != "*":
         wanted[f"container:{SERVICE}"] = service
     return {f"{way}Endpoints": [{"matchLabels": wanted}]}
+
+
+def service_labels(owner: str, service: str, home: str) -> dict[str, str]:
+    """Return by what a policy in the namespace `home` selects a service of a project; `*` is all of them."""
+    wanted = {} if owner == home and service != "*" else {_NAMESPACE: owner}
+    return wanted if service == "*" else {**wanted, f"container:{SERVICE}": service}
 
 
 def _with_length(text: str) -> str:
