@@ -15,6 +15,7 @@ import sys
 from clients.cli import (
     bgp,
     bpf,
+    break_glass,
     credentials,
     datapath,
     endpoint,
@@ -54,6 +55,7 @@ _MODULES = (
     why,
     trace,
     credentials,
+    break_glass,
 )
 _EXAMPLE = """\
 example:

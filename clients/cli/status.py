@@ -58,8 +58,15 @@ def missing(found: list[Health], nodes: tuple[str, ...]) -> list[tuple[str, str]
 
 def banners(found: list[Health]) -> list[str]:
     """Return what nobody may overlook, each once: policy that is not enforced."""
+    opened = [
+        (one.node, aspect.detail)
+        for one in found
+        for aspect in one.conditions
+        if aspect.name == "break-glass open" and not aspect.ok
+    ]
     audits = {aspect.detail for one in found for aspect in one.conditions if aspect.name == "audit" and not aspect.ok}
-    return [f"!!! POLICY IS AUDITED, NOT ENFORCED: {output.plain(detail)}" for detail in sorted(audits)]
+    told = [f"!!! POLICY IS AUDITED, NOT ENFORCED: {output.plain(detail)}" for detail in sorted(audits)]
+    return [*told, *(f"!!! BREAK-GLASS IS OPEN on {node}: {output.plain(detail)}" for node, detail in sorted(opened))]
 
 
 def _row(one: Health, now: datetime) -> tuple[object, ...]:

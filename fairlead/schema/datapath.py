@@ -191,6 +191,23 @@ class BreakGlass(Message, frozen=True, kw_only=True):
     entries: tuple[str, ...]
 
 
+class BreakGlassUsed(Message, frozen=True, kw_only=True):
+    """A person let an endpoint or a whole node pass what policies deny, or ended that before its time."""
+
+    node: NodeNameField
+    endpoint: Annotated[int, Meta(ge=0, le=65535)]
+    """0: the whole node; 65535: the node itself as an endpoint."""
+    name: str = ""
+    time: datetime
+    until: datetime | None = None
+    """When it ends by itself."""
+    reason: str
+    by: str
+    """Who, as the node knows people, for instance `alice (uid 1000)`."""
+    deed: str
+    """`opened`, `ended`, or `failed`: the kernel refused what was said just before."""
+
+
 REALISED = BucketSpec("realised", RealisedRow, owner="datapath", node_keyed=True, summary="realised policy by node")
 
 ATTACH = Topic(
@@ -212,6 +229,13 @@ LOOKUP_ADDRESS = Topic(
 )
 BREAK_GLASS = Topic(
     "fairlead.evt.datapath.breakglass.found.v1", BreakGlass, Empty, per_node=True, summary="foreign entries removed"
+)
+BREAK_GLASS_USED = Topic(
+    "fairlead.evt.datapath.breakglass.used.v1",
+    BreakGlassUsed,
+    Empty,
+    per_node=True,
+    summary="policy lifted by a person",
 )
 VERIFY = Topic(
     "fairlead.get.datapath.verify.show.v1",

@@ -24,7 +24,7 @@ class Verdict(StrEnum):
     FORWARDED = "FORWARDED"
     DROPPED = "DROPPED"
     AUDIT = "AUDIT"
-    """It passed although a policy denies it, because the policy is only audited."""
+    """It passed although a policy denies it: the policy is only audited, or a person broke the glass (`break_glass`)."""
 
 
 class FlowType(StrEnum):
@@ -90,6 +90,8 @@ class Flow(Message, frozen=True, kw_only=True):
     bytes: int = 0
     reply_packets: int = 0
     reply_bytes: int = 0
+    break_glass: bool = False
+    """It passes, although a policy denies it, because a person broke the glass."""
     lost_by_stage: dict[str, int] = msgspec.field(default_factory=dict)
     """What `lost_before` consists of: see FlowList.lost_by_stage."""
 

@@ -48,6 +48,7 @@ _TYPES = {
     EventKind.AUDIT: FlowType.AUDIT,
     EventKind.LASTING: FlowType.LASTING,
 }
+_BY_GLASS = "; passes by break-glass"
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 _TCP, _FIN, _RST = 6, 1, 4
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
@@ -108,10 +109,10 @@ def explain(event: Event, around: Circumstances) -> Flow:
         source=_end(event.source, event.sport, event.source_identity, around.source),
         destination=_end(event.destination, event.dport, event.destination_identity, around.destination),
         drop_reason=event.reason,
-        drop_reason_desc=reason_text(event.reason) if denied else "",
+        drop_reason_desc=_denial(event) if denied else "",
         denied_by=around.origins if denied else (),
         allowed_by=() if denied or whole else around.origins,
-        explanation=_whole(event) if whole else _why_dropped(event, around) if denied else _why_passed(event, around),
+        explanation=_explanation(event, around),
         policy_revision=around.subject.revision,
         lost_before=sum(around.lost_by_stage.values()),
         lost_by_stage=dict(around.lost_by_stage),
@@ -121,11 +122,24 @@ def explain(event: Event, around: Circumstances) -> Flow:
         tcp_flags=flag_names(event.tcp_flags[0]),
         reply_tcp_flags=flag_names(event.tcp_flags[1]),
         interface=around.interface,
+        break_glass=event.by_glass,
         packets=event.packets[0],
         bytes=event.bytes[0],
         reply_packets=event.packets[1],
         reply_bytes=event.bytes[1],
     )
+
+
+def _denial(event: Event) -> str:
+    return f"{reason_text(event.reason)}{_BY_GLASS if event.by_glass else ''}"
+
+
+def _explanation(event: Event, around: Circumstances) -> str:
+    if event.kind in (EventKind.CLOSED, EventKind.LASTING):
+        return _whole(event)
+    if event.kind not in (EventKind.DROP, EventKind.AUDIT):
+        return _why_passed(event, around)
+    return f"{_why_dropped(event, around)}{_BY_GLASS if event.by_glass else ''}"
 
 
 def _verdict(event: Event) -> Verdict:

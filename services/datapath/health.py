@@ -26,6 +26,7 @@ def conditions(datapath: Datapath, alarm_s: float) -> Iterator[Condition]:
     yield _known(datapath)
     quiet, found = datapath.breakglass.condition(alarm_s)
     yield "breakglass", quiet, found
+    yield "break-glass open", *datapath.glass.condition()
     yield _held_deletes(datapath)
     yield datapath.collector.collection.condition()
     yield "overlay", not (troubles := datapath.node.tunnels.troubles), _some(troubles)

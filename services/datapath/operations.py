@@ -161,6 +161,12 @@ class Kernel(AddressMaps, Protocol):
     def apply_policy(self, endpoint: int, puts: Mapping[PolicyKey, PolicyValue], deletes: Iterable[PolicyKey]) -> None:
         """Change the endpoint's policy map (made on first use), then have its flows judged anew. Raises KernelError when it is full."""
 
+    def broken_glass(self) -> dict[int, int]:
+        """Return until when (CLOCK_MONOTONIC, ns) somebody broke the glass, by endpoint (0: the whole node); ended rows too.
+
+        Nothing here breaks any. A row goes with its endpoint (`delete_endpoint`, `delete_host`); all else leaves it as it is.
+        """
+
     def policy_pin(self, endpoint: int) -> str:
         """Return the path at which the endpoint's policy map is pinned."""
 

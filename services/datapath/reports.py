@@ -94,6 +94,8 @@ class Event:
     is_reply: bool = False
     """Whether the packet goes to whoever began the flow; CLOSED and LASTING always have the initiator as source."""
     audited: bool = False
+    by_glass: bool = False
+    """It passes because somebody broke the glass, not because the policy is audited."""
     packets: tuple[int, int] = (0, 0)
     """Of CLOSED and LASTING, forward and reply; the next one alike."""
     bytes: tuple[int, int] = (0, 0)

@@ -38,6 +38,7 @@ from services.datapath.health import Report, conditions
 from services.datapath.loops import Tools, reconcilers
 from services.datapath.metrics import Metrics
 from services.datapath.node import Node
+from services.datapath.openglass import OpenGlass
 from services.datapath.operations import Kernel
 from services.datapath.outside import Masquerade
 from services.datapath.overlay import Overlay
@@ -107,6 +108,7 @@ class Datapath:
         self.collector = Collector(kernel, self.thread, self._clock, self.flows.record)
         numbers = (lambda: self.collector.collection), self.flows.losses.shown
         self.metrics = Metrics(self.name, kernel, self.thread, self._clock, *numbers)
+        self.glass = OpenGlass(self.name, self._store.folder, kernel, self.thread, self._clock)
         read = self.flows, self.metrics, self._verification
         self.questions = Questions(self.node, kernel, self.thread, *read, require_started=self._require_started)
 
@@ -132,6 +134,7 @@ class Datapath:
                 for name in ("endpoints", "addresses", "prefixes", "tunnels", "host policy", "masquerade")
             },
             "patrol": self._patrol,
+            "open glass": self.glass.run,
             "flows": self.flows.read,
             "collector": self.collector.run,
             "metrics": self.metrics.run,
@@ -143,6 +146,7 @@ class Datapath:
             "realised": self._realised.run,
             "flow-messages": lambda: self.flows.publish(self._bus, self.name),
             "breakglass": lambda: self.breakglass.run(self._bus),
+            "break-glass book": lambda: self.glass.publish(self._bus),
             "conditions": self._watch,
             **{f"mirror-{name}": work for name, work in self.mirrors.tasks().items()},
         }

@@ -5,6 +5,8 @@
     breakglass/<number>    foreign entries that were found, newest twenty; those not published yet among them
     origins                provenance texts, one per line; the line is the number
     known-since            since when the identity of each address is known
+    break-glass.log        who broke the glass, when, until when and why: written by a person's command
+    break-glass.told       how many lines of it the bus has
     <bucket>.cache         what the bus said last
 
 Files are replaced whole by renaming; `ledgers` and `origins` grow at their ends.
@@ -55,7 +57,7 @@ class Store:
     """The files of one node's datapath service."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self.unreadable: list[str] = []
         """Files that were set aside because they made no sense."""
         for name in ("endpoints", "breakglass"):
@@ -64,7 +66,7 @@ class Store:
 
     def cache(self, bucket: str) -> Path:
         """Return where the mirror of a bucket keeps its copy."""
-        return self._folder / f"{bucket}.cache"
+        return self.folder / f"{bucket}.cache"
 
     def endpoints(self) -> list[EndpointRecord]:
         """Return every endpoint that was asked for, detached ones that are not over too."""
@@ -72,7 +74,7 @@ class Store:
 
     def save_endpoint(self, record: EndpointRecord) -> None:
         """Keep the endpoint; on disk when this returns. Raises Unavailable when the disk refuses."""
-        path = self._folder / "endpoints" / f"{record.endpoint:05d}"
+        path = self.folder / "endpoints" / f"{record.endpoint:05d}"
         try:
             _replace(path, codec.encode(record), durable=True)
         except OSError as error:
@@ -80,7 +82,7 @@ class Store:
 
     def drop_endpoint(self, endpoint: int) -> None:
         """Forget an endpoint."""
-        (self._folder / "endpoints" / f"{endpoint:05d}").unlink(missing_ok=True)
+        (self.folder / "endpoints" / f"{endpoint:05d}").unlink(missing_ok=True)
 
     def ledgers(self) -> dict[int, Ledger]:
         """Return what was ordered of each policy map."""
@@ -101,14 +103,14 @@ class Store:
 
     def save_finding(self, finding: Finding) -> None:
         """Keep a finding; published ones beyond the newest twenty go."""
-        folder = self._folder / "breakglass"
+        folder = self.folder / "breakglass"
         _replace(folder / f"{finding.number:09d}", codec.encode(finding), durable=True)
         for old in [found for found in self.findings() if found.published][:-_BREAK_GLASS_KEPT]:
             (folder / f"{old.number:09d}").unlink(missing_ok=True)
 
     def ages(self) -> Ages:
         """Return since when the identities of addresses were known."""
-        path = self._folder / "known-since"
+        path = self.folder / "known-since"
         try:
             rows = (
                 codec.decode(path.read_bytes(), list[_AgesRow], max_bytes=codec.MAX_FILE_BYTES) if path.exists() else []
@@ -121,15 +123,15 @@ class Store:
     def save_ages(self, ages: Ages) -> None:
         """Keep the ages."""
         rows = [_AgesRow(identity, since, " ".join(prefixes)) for (identity, since), prefixes in ages.items()]
-        _replace(self._folder / "known-since", codec.encode(rows), durable=False)
+        _replace(self.folder / "known-since", codec.encode(rows), durable=False)
 
     def ask_release(self) -> None:
         """Ask, as a person does by making the file, to let held deletions happen."""
-        (self._folder / "release-held").touch()
+        (self.folder / "release-held").touch()
 
     def take_release(self) -> bool:
         """Tell whether a person asked to let held deletions happen (by making the file), and forget the wish."""
-        path = self._folder / "release-held"
+        path = self.folder / "release-held"
         asked = path.exists()
         path.unlink(missing_ok=True)
         return asked
@@ -137,11 +139,11 @@ class Store:
     @property
     def origins_path(self) -> Path:
         """Return where provenance texts are kept."""
-        return self._folder / "origins"
+        return self.folder / "origins"
 
     def _read_all(self, kind: str, read: Callable[[bytes], T]) -> list[T]:
         values = []
-        for path in sorted((self._folder / kind).iterdir()):
+        for path in sorted((self.folder / kind).iterdir()):
             if path.suffix:
                 continue
             try:

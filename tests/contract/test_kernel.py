@@ -77,6 +77,22 @@ def test_a_far_end_that_somebody_else_moves_is_made_once(bench: Bench, kernel: K
     assert bench.kernel.plugged() == {}
 
 
+def test_broken_glass_outlives_everything_but_its_endpoint(bench: Bench, kernel: Kernel) -> None:
+    entries = two_endpoints(bench)
+    assert kernel.broken_glass() == {}
+    rows = {0: 5, 1: 6, 2: 1 << 62}
+    bench.break_glass(rows)
+    assert bench.again().start().adopted
+    for entry in entries:
+        bench.kernel.put_endpoint(replace(entry, held=True))
+        bench.kernel.apply_policy(entry.endpoint, {}, (ANY_IN,))
+    assert bench.kernel.broken_glass() == rows
+    bench.kernel.delete_endpoint(1)
+    assert bench.kernel.broken_glass() == {0: 5, 2: 1 << 62}
+    bench.kernel.unplug(2)
+    assert bench.kernel.broken_glass() == {0: 5}
+
+
 def test_plug_is_idempotent_and_listed(bench: Bench, kernel: Kernel) -> None:
     link = Link(7, bench.namespace("web"), "eth0", (WEB4,), 0)
     first = kernel.plug(link)

@@ -105,6 +105,20 @@ def test_a_held_endpoint_says_that_it_is_held(bench: Bench, pods: Kernel, port: 
 
 
 @families
+def test_broken_glass_lets_pass_what_policy_denies_until_its_end(
+    bench: Bench, pods: Kernel, port: int, family: int
+) -> None:
+    for opened in (2, 0):
+        bench.break_glass({opened: 1 << 62})
+        pods.put_endpoint(pods.endpoints()[2])  # what was denied a moment ago counts no more
+        assert bench.meet(_between(tcp(port, 81, SYN), family), 1) == PASSED
+        assert bench.meet(_between(tcp(81, port, SYN | ACK), family, 2), 2) == PASSED
+        bench.break_glass({opened: 0})
+        assert bench.meet(_between(tcp(81, port), family, 2), 2) == _dropped(Drop.POLICY)
+        assert bench.meet(_between(tcp(port, 81), family), 1) == _dropped(Drop.POLICY)
+
+
+@families
 def test_the_network_is_judged_by_ingress_alone(bench: Bench, pods: Kernel, port: int, family: int) -> None:
     packet = frame(tcp(port, 80, SYN), FAR[family], ADDRESSES[2][family])
     assert bench.meet(packet) == _dropped(Drop.POLICY)

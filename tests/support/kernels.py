@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 import pytest
 
 from fairlead.address import Address, Family
-from services.datapath.kernel import netlink
+from services.datapath.kernel import glass, netlink
 from services.datapath.kernel.fake import FakeKernel
 from services.datapath.kernel.fake_world import FakeWorld
 from services.datapath.kernel.linux import LinuxKernel
@@ -48,6 +48,9 @@ class Bench(Protocol):
     def meet(self, frame: bytes, endpoint: int = 0) -> tuple[Action, int]:
         """Say what becomes of a frame that the endpoint sends (0: the network), and the reason if it is dropped."""
 
+    def break_glass(self, rows: dict[int, int]) -> None:
+        """Do what a person's command does: until when (ns) by endpoint."""
+
     def again(self) -> Kernel:
         """Return a second process's hold on the same kernel; the first one has died."""
 
@@ -77,6 +80,9 @@ class FakeBench:
         kernel = cast("FakeKernel", self.kernel)
         met = Met(Origin.POD, kernel.plugged()[endpoint].ifindex) if endpoint else Met(Origin.NETWORK)
         return kernel.meet(frame, met)[:2]
+
+    def break_glass(self, rows: dict[int, int]) -> None:
+        cast("FakeKernel", self.kernel).world.glass.update(rows)
 
     def again(self) -> Kernel:
         self.kernel = FakeKernel(cast("FakeKernel", self.kernel).world)
@@ -174,6 +180,10 @@ class LinuxBench:
             return Action.ANSWERED, 0
         here = any(outcome.packet.startswith(link.pod_mac + link.host_mac) for link in plugged.values())
         return Action.ENDPOINT if here else Action.NETWORK, 0
+
+    def break_glass(self, rows: dict[int, int]) -> None:
+        with glass.pinned(self._pins) as table:
+            table.put(rows)
 
     def again(self) -> Kernel:
         self._run(self._linux.stop)

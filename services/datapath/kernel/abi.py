@@ -36,9 +36,13 @@ GATEWAY_MAC = bytes.fromhex("02666c000001")
 
 ENDPOINT_PRESENT, ENDPOINT_HELD, ENDPOINT_AUDIT_INGRESS, ENDPOINT_AUDIT_EGRESS = 1, 2, 4, 8
 FEATURE_FIREWALL = 4
+BY_GLASS = 2
+"""What a report has as `audited` when break-glass let the packet pass."""
 BPF_DIRECTORY = Path(__file__).resolve().parent.parent / "bpf"
 
 ENDPOINT_STATE = struct.Struct("=6I6s6sI")
+BREAK_GLASS = struct.Struct("=Q")
+"""Nanoseconds of CLOCK_MONOTONIC, by endpoint number; 0 is the whole node."""
 SETTINGS = struct.Struct("=14I2HI")
 FLOW_KEY = struct.Struct("=16s16s2s2sB3x")
 FLOW = struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")
@@ -114,6 +118,7 @@ def map_specs(flows: int, addresses: int, masquerades: int = 1) -> dict[str, Map
     return {
         "endpoints": MapSpec("hash", 16, 4, MAX_ENDPOINTS, NO_PREALLOC),
         "endpoint_state": MapSpec("array", 4, ENDPOINT_STATE.size, MAX_ENDPOINTS),
+        "break_glass": MapSpec("hash", 4, BREAK_GLASS.size, MAX_ENDPOINTS, NO_PREALLOC),
         "policies": MapSpec("array_of_maps", 4, 4, MAX_ENDPOINTS),
         "policy_ranges": MapSpec("array_of_maps", 4, 4, MAX_ENDPOINTS),
         "ipcache": MapSpec("hash", 16, 4, addresses, NO_PREALLOC),
@@ -239,6 +244,7 @@ def unpack_event(packed: bytes) -> Event | None:
         tcp_flags=(forward_flags, reply_flags),
         is_reply=bool(is_reply),
         audited=bool(audited),
+        by_glass=audited == BY_GLASS,
         packets=(counts[0], counts[1]),
         bytes=(counts[2], counts[3]),
         ifindex=ifindex,

@@ -81,6 +81,7 @@ class FakeKernel(FakeFlows, FakeRoutes):
         self.world.links.pop(endpoint, None)
         self.world.entries.pop(endpoint, None)
         self.world.policies.pop(endpoint, None)
+        self.world.glass.pop(endpoint, None)
         self.world.log.append(f"unplug {endpoint}")
 
     def plugged(self) -> dict[int, Plugged]:
@@ -103,6 +104,7 @@ class FakeKernel(FakeFlows, FakeRoutes):
         """Remove the entry."""
         self._enter("delete_endpoint", endpoint)
         self.world.entries.pop(endpoint, None)
+        self.world.glass.pop(endpoint, None)
         self.world.log.append(f"delete_endpoint {endpoint}")
 
     def policy(self, endpoint: int) -> dict[PolicyKey, tuple[PolicyValue, PolicyCounters]]:
@@ -133,6 +135,11 @@ class FakeKernel(FakeFlows, FakeRoutes):
         self.world.policies[endpoint] = entries
         self.world.log.append(f"apply_policy {endpoint} +{len(puts)} -{len(gone)}")
 
+    def broken_glass(self) -> dict[int, int]:
+        """Return until when somebody broke the glass."""
+        self._enter("broken_glass")
+        return dict(self.world.glass)
+
     def policy_pin(self, endpoint: int) -> str:
         """Return a name that looks like the real pin."""
         return f"fake/fairlead_policy_{endpoint:05d}"
@@ -157,6 +164,7 @@ class FakeKernel(FakeFlows, FakeRoutes):
         """Filter the node itself no more."""
         self._enter("delete_host", HOST_ENDPOINT)
         self.world.host = None
+        self.world.glass.pop(HOST_ENDPOINT, None)
         self.world.policies.pop(HOST_ENDPOINT, None)
         self.world.log.append("delete_host")
 
@@ -238,6 +246,7 @@ class FakeKernel(FakeFlows, FakeRoutes):
         """Say what becomes of a frame, and remember its flow, as the programs would; what tests changed by hand counts too."""
         machine, world = self.world.machine, self.world
         machine.rows.show(world.entries, world.policies, world.addresses)
+        machine.rows.glass = {number: until / 1e9 for number, until in world.glass.items()}
         fate = machine.meet(frame, met, now_s)
         world.packets_by_fate.update(machine.counted)
         machine.counted.clear()

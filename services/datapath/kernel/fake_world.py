@@ -51,6 +51,8 @@ class FakeWorld(FakeWays, FakeTable):
     own: tuple[Address, ...] = ()
     """The node's own addresses."""
     host: HostEntry | None = None
+    glass: dict[int, int] = field(default_factory=dict)
+    """Until when (ns) somebody broke the glass, by endpoint; 0 is the whole node."""
     reports: deque[Event] = field(default_factory=deque)
     lost: int = 0
     packets_by_fate: Counter[tuple[int, int]] = field(default_factory=Counter)

@@ -241,6 +241,10 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         """Change the endpoint's policy map, then have its flows judged anew. Raises KernelError when it is full."""
         self._tables.apply_policy(endpoint, puts, deletes)
 
+    def broken_glass(self) -> dict[int, int]:
+        """Return until when (CLOCK_MONOTONIC, ns) somebody broke the glass, by endpoint (0: the whole node); ended rows too."""
+        return self._tables.broken_glass()
+
     def policy_pin(self, endpoint: int) -> str:
         """Return the path at which the endpoint's policy map is pinned."""
         return str(self._tables.policies.pin(endpoint))

@@ -21,7 +21,7 @@ FRAGMENT_S = 30
 """How long the stacks of this world wait for the rest of a fragmented packet."""
 _AT_ONCE = 2048
 _TCP = 6
-_LOW_BEGAN, _ESTABLISHED, _CLOSED, _AUDITED, _TOLD = 1, 2, 12, 256, 512
+_LOW_BEGAN, _ESTABLISHED, _CLOSED, _AUDITED, _TOLD, _BY_GLASS = 1, 2, 12, 256, 512, 1024
 _PROTOCOL_AT = 36
 _HEAD = struct.Struct(f"=Q8xI{abi.FLOW.size - 20}x")
 _FRAGMENT = struct.Struct("=6xH")
@@ -116,6 +116,7 @@ def _end_of(key: bytes, value: bytes, silent_s: float) -> Event:
         time_ns=time.monotonic_ns() - round(silent_s * 1e9),
         tcp_flags=tcp_flags,
         audited=bool(flags & _AUDITED),
+        by_glass=bool(flags & _BY_GLASS),
         packets=packets,
         bytes=sizes,
     )

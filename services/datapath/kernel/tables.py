@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fairlead.address import Address, Prefix
 from services.datapath.failsafe import HOST_ENDPOINT
-from services.datapath.kernel import abi, masquerade, syscalls
+from services.datapath.kernel import abi, glass, masquerade, syscalls
 from services.datapath.kernel.ipcache import AddressTables
 from services.datapath.kernel.maps import Map, open_or_create
 from services.datapath.kernel.migration import Migration, check_schema
@@ -181,9 +181,14 @@ class Tables:
         gone = table.delete_all(sorted(have - wanted))
         return bool(gone or wanted - have)
 
+    def broken_glass(self) -> dict[int, int]:
+        """Return until when somebody broke the glass, by endpoint number."""
+        return glass.read(self.maps["break_glass"])
+
     def delete_endpoint(self, endpoint: int) -> None:
         """Take the addresses away, then the entry; the epoch stays, so that the number can be used again."""
         before = self.state(endpoint)
+        glass.forget(self.maps["break_glass"], endpoint)
         blank = abi.EndpointState(before.epoch)
         gone = self._set_addresses(endpoint, set())
         if gone or before != blank:

@@ -170,7 +170,11 @@ class Duel:
 
     def _compare_reports(self, name: str) -> None:
         kernel = [
-            Told(e.kind, e.reason, e.direction, e.endpoint, e.provenance, e.source_identity, e.destination_identity)
+            Told(
+                *(e.kind, e.reason, e.direction, e.endpoint, e.provenance),
+                *(e.source_identity, e.destination_identity),
+                e.by_glass,
+            )
             for e in self._rig.take_events()
             if e.kind not in _OF_FLOWS
         ]

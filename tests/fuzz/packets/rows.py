@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import time
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -16,6 +19,8 @@ FAR_IDENTITIES = (2, 2001, (1 << 24) + 5)
 PREFIXES = tuple(Prefix(text) for text in ("198.51.100.0/24", "198.51.0.0/16", "2001:db8:7::/48", "192.0.2.2/32"))
 NODE = tuple(Prefix(text) for text in ("192.0.2.1/32", "2001:db8::1/128"))
 _HOST = 1
+_DENIALS_S = 0.03
+"""For longer the programs remember no denial, which the twin does not know."""
 _PROTOCOLS = (6, 6, 17, 132, 1, 58)
 _PORTS = (80, 81, 443, 1000, 0, 0, 0)
 _BLOCKS = ((80, 15), (80, 12), (0, 4), (4096, 4), (992, 11), (1000, 16))
@@ -84,6 +89,9 @@ class Both:
             self._put(_audited(replace(self._begun[endpoint], identity=IDENTITIES[endpoint - 1]), chance))
             self._put_policy(endpoint, some_policy(chance))
         self._put_identities(chance)
+        table = self._kernel._tables.maps["break_glass"]
+        table.delete_all(table.items())
+        self._machine.rows.glass = {}
 
     def change(self, chance: Random) -> None:
         """Change one thing."""
@@ -100,12 +108,23 @@ class Both:
             self._put(replace(entry, identity=chance.choice(IDENTITIES), ingress_default_deny=chance.randrange(99)))
         elif how < 0.8:
             self._put(replace(entry, addresses=self._some_addresses(endpoint, chance)))
+        elif how < 0.85:
+            self._break_glass(chance)
         elif how < 0.9:
             self._kernel.delete_endpoint(endpoint)
             self._machine.rows.forget_endpoint(endpoint)
             self.rows.entries.pop(endpoint, None)
         else:
             self._put_identities(chance)
+
+    def _break_glass(self, chance: Random) -> None:
+        """Make everybody's glass whole again, but that of one: for hours, or over by now."""
+        table = self._kernel._tables.maps["break_glass"]
+        table.delete_all(table.items())
+        number, lasts = chance.choice((0, *self._begun)), chance.random() < 0.7
+        table.put(number.to_bytes(4, sys.byteorder), abi.BREAK_GLASS.pack((1 << 62) if lasts else 1))
+        self._machine.rows.glass = {number: math.inf if lasts else -1.0}
+        time.sleep(_DENIALS_S)
 
     def _some_addresses(self, endpoint: int, chance: Random) -> tuple[Address, ...]:
         """Return the endpoint's own addresses or fewer, or those of another one."""

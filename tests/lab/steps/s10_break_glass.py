@@ -1,4 +1,7 @@
-"""With the datapath service dead, a person lets everybody in with bpftool; when the service returns, that ends and is reported."""
+"""With the datapath service dead, a person lets everybody in with bpftool; when the service returns, that ends and is reported.
+
+Then with everything dead, by the command that is made for it: that ends by itself (`open_glass.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from fairlead.schema.datapath import BREAK_GLASS, BreakGlass
 from tests.lab.lab import execute
 from tests.lab.probes import Knocking
+from tests.lab.steps import open_glass
 from tests.lab.steps.story import Story
 from tests.lab.waiting import until
 
@@ -46,6 +50,7 @@ async def run(story: Story) -> None:
             ok=went_ms is not None,
         )
     await _reported(story, reports)
+    await open_glass.opened(story)
 
 
 async def _insert(story: Story, pin: str) -> None:

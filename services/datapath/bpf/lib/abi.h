@@ -45,6 +45,15 @@ struct endpoint_state {
 };
 MAP("array", __u32, struct endpoint_state, endpoint_state);
 
+/*
+ * Endpoint number (0: the whole node) to the end of its break-glass: until then what its policies deny passes, and is
+ * told. A row apart, which the programs and a person's command alone look at: no service has to live for it to end.
+ */
+struct break_glass {
+	__u64 until_ns; /* CLOCK_MONOTONIC */
+};
+MAP("hash", __u32, struct break_glass, break_glass);
+
 #define INGRESS 0
 #define EGRESS	1
 
@@ -125,8 +134,9 @@ struct flow_key {
 #define FLOW_MASQUERADED  64  /* outside, the initiator is `nat_address`:`nat_port_be` */
 #define FLOW_OVERLAY	  128 /* the far end is behind the tunnel to another node */
 #define FLOW_FAR	  (FLOW_STACK | FLOW_HOST | FLOW_OVERLAY) /* where the far end is */
-#define FLOW_AUDITED	  256 /* passes although a policy denies it, because the policy is only audited */
-#define FLOW_TOLD	  512 /* its end was reported */
+#define FLOW_AUDITED	  256  /* passes although a policy denies it, because the policy is only audited */
+#define FLOW_TOLD	  512  /* its end was reported */
+#define FLOW_BY_GLASS	  1024 /* passes by break-glass alone: judged with each packet, and told once */
 struct flow {
 	__u64 last_seen; /* jiffies */
 	__u32 epoch;	 /* sum of the epochs under which it was allowed */
@@ -250,7 +260,7 @@ struct event {
 	__u8 protocol;
 	__u8 tcp_flags[2]; /* of the packet, or all of the flow: forward, reply */
 	__u8 is_reply;
-	__u8 audited;
+	__u8 audited; /* 1: passes although a policy denies it; 2: by break-glass */
 	__u8 pad[2];
 	__u64 packets[2]; /* of the flow; forward, reply */
 	__u64 bytes[2];

@@ -159,7 +159,7 @@ static __always_inline void report_flow(const struct __sk_buff *skb, const struc
 	event->protocol = p->protocol;
 	event->tcp_flags[0] = flow->tcp_seen[0];
 	event->tcp_flags[1] = flow->tcp_seen[1];
-	event->audited = !!(flow->flags & FLOW_AUDITED);
+	event->audited = !!(flow->flags & FLOW_AUDITED) + !!(flow->flags & FLOW_BY_GLASS);
 	event->packets[0] = flow->packets[0];
 	event->packets[1] = flow->packets[1];
 	event->bytes[0] = flow->bytes[0];

@@ -79,7 +79,7 @@ static __always_inline void report(const struct __sk_buff *skb, const struct pac
 	event->protocol = p->protocol;
 	event->tcp_flags[0] = p->tcp_flags;
 	event->is_reply = v->is_reply;
-	event->audited = kind == EVENT_AUDIT;
+	event->audited = kind == EVENT_AUDIT ? 1 + v->by_glass : 0;
 	events.ringbuf_submit(event, 0);
 }
 

@@ -10,6 +10,7 @@
 #include "conntrack.h"
 #include "denial.h"
 #include "firewall.h"
+#include "glass.h"
 #include "identity.h"
 #include "masquerade.h"
 #include "policy.h"
@@ -119,15 +120,21 @@ static __always_inline bool is_held(struct parties *who, struct verdict *v)
 	       is_not_ready(who->destination);
 }
 
-/* Let pass what an audited policy denies, and keep the first such denial: it would have been the end of the packet. */
+/* Let pass what an audited policy denies, or broken glass lets through, and keep the first such denial: it would have
+ * been the end of the packet. */
 static __always_inline void audit(const struct endpoint_state *state, __u32 direction, struct verdict *v,
 				  struct scratch *news)
 {
 	__u32 wish = direction == EGRESS ? ENDPOINT_AUDIT_EGRESS : ENDPOINT_AUDIT_INGRESS;
 	__u8 reason = READ_ONCE(v->reason);
 
-	if (!(state->flags & wish) || (reason != DROP_POLICY && reason != DROP_POLICY_DENY))
+	if (reason != DROP_POLICY && reason != DROP_POLICY_DENY)
 		return;
+	if (!(state->flags & wish)) {
+		if (!is_glass_broken(v->endpoint))
+			return;
+		v->by_glass = 1;
+	}
 	if (!news->reason) {
 		news->provenance = v->provenance;
 		news->endpoint = v->endpoint;
@@ -165,6 +172,7 @@ static __always_inline void judge_flow(struct __sk_buff *skb, struct packet *p, 
 	audit(reply ? who->source : who->destination, INGRESS, v, news);
 }
 
+/* What broken glass lets through gets the stamp of an epoch that is over: the packet after its end is denied again. */
 static __always_inline void stamp(struct flow *flow, const struct parties *who, const struct verdict *v, bool from_low,
 				  bool reply, const struct scratch *news)
 {
@@ -172,10 +180,10 @@ static __always_inline void stamp(struct flow *flow, const struct parties *who, 
 	flow->high_endpoint = from_low ? who->destination_endpoint : who->source_endpoint;
 	flow->source_identity = reply ? v->destination_identity : v->source_identity;
 	flow->destination_identity = reply ? v->source_identity : v->destination_identity;
-	flow->flags = (flow->flags & ~(FLOW_FAR | FLOW_AUDITED)) | who->far_flags |
-		      (READ_ONCE(news->reason) ? FLOW_AUDITED : 0);
+	flow->flags = (flow->flags & ~(FLOW_FAR | FLOW_AUDITED | FLOW_BY_GLASS)) | who->far_flags |
+		      (READ_ONCE(news->reason) ? FLOW_AUDITED : 0) | (v->by_glass ? FLOW_BY_GLASS : 0);
 	flow->hop_until = 0;
-	flow->epoch = who->epoch;
+	flow->epoch = who->epoch - (v->by_glass ? 1 : 0);
 }
 
 /* Remember an allowed packet: stamp the flow it belongs to, or begin one in place of `old`. Returns 0 or a reason. */
@@ -187,6 +195,8 @@ static __always_inline int record(struct __sk_buff *skb, struct packet *p, struc
 
 	news->of_packet = READ_ONCE(news->reason) ? EVENT_AUDIT : 0;
 	if (flow) {
+		if (v->by_glass && flow->flags & FLOW_BY_GLASS)
+			news->of_packet = 0;
 		stamp(flow, who, v, from_low, v->is_reply, news);
 		news->of_flow = touch_flow(flow, p, from_low, skb->len, config);
 		return 0;
@@ -267,6 +277,8 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int or
 	if (!READ_ONCE(v->reason) && who->far_flags & FLOW_MASQUERADED && !can_masquerade(p))
 		v->reason = DROP_NO_MASQUERADE;
 	if (READ_ONCE(v->reason)) {
+		if (flow && flow->flags & FLOW_BY_GLASS)
+			flow->flags &= ~FLOW_BY_GLASS; /* the next one is told anew */
 		if (!flow)
 			remember_denial(skb, p, key, from_low, origin, config, who, v);
 		return REFUSED;

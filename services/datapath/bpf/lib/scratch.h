@@ -17,7 +17,8 @@ struct verdict {
 	struct policy_key entry; /* that decided, unless a range did */
 	__u8 by_range;
 	__u8 is_reply;
-	__u8 pad[2];
+	__u8 by_glass; /* a policy denies it, and somebody broke the glass */
+	__u8 pad;
 };
 
 struct scratch {

@@ -70,6 +70,8 @@ class Told(NamedTuple):
     provenance: int = 0
     source_identity: int = 0
     destination_identity: int = 0
+    by_glass: bool = False
+    """It passes by break-glass."""
 
 
 class Route(IntEnum):

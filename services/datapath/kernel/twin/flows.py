@@ -14,6 +14,8 @@ FlowKey = tuple[End, End, int]
 """Both ends, the smaller one first, and the protocol."""
 Stamp = tuple[int, tuple[tuple[int, int], ...]]
 """The epoch of the addresses, and of each end's endpoint by its number."""
+NEVER: Stamp = (-1, ())
+"""Of what broken glass let through: the next packet is judged again."""
 
 ELSEWHERE, STACK, HOST = 0, 1, 3
 """Where the far end of a flow is: on the network, behind this node's stack, this node itself."""
@@ -39,13 +41,18 @@ class Ends(NamedTuple):
 class Flow:
     """One flow, both directions."""
 
-    __slots__ = ("beginner", "closed_by", "endpoints", "established", "far", "packets", "reset", "seen_s", "stamp")
+    __slots__ = (
+        *("beginner", "by_glass", "closed_by", "endpoints", "established"),
+        *("far", "packets", "reset", "seen_s", "stamp"),
+    )
 
     def __init__(self, beginner: End) -> None:
         self.beginner = beginner
         self.stamp: Stamp = (0, ())
         self.endpoints: Mapping[End, int] = {}
         """The local endpoint at each end; 0: none."""
+        self.by_glass = False
+        """Its last packet passed by break-glass alone: the next one that does so is not told again."""
         self.far = ELSEWHERE
         self.seen_s = 0.0
         self.established = self.reset = False

@@ -12,7 +12,18 @@ from collections.abc import Callable
 from fairlead.schema.identity import HOST as HOST_IDENTITY
 from services.datapath.kernel.twin import answers, frames
 from services.datapath.kernel.twin.cases import Action, Case, Fate, Met, Origin, Route, Told
-from services.datapath.kernel.twin.flows import ELSEWHERE, HOST, STACK, Ends, Flow, FlowKey, Timeouts, ends_of, key_of
+from services.datapath.kernel.twin.flows import (
+    ELSEWHERE,
+    HOST,
+    NEVER,
+    STACK,
+    Ends,
+    Flow,
+    FlowKey,
+    Timeouts,
+    ends_of,
+    key_of,
+)
 from services.datapath.kernel.twin.frames import ETHERNET, RST, Fragments, Packet
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS
 from services.datapath.kernel.twin.rewrite import handed_to, one_hop_less, refusable
@@ -21,6 +32,7 @@ from services.datapath.reports import DropReason, EventKind
 
 _DROP, _NEW, _AUDIT = EventKind.DROP, EventKind.NEW_FLOW, EventKind.AUDIT
 _NO_WAY = {Route.NONE: int(DropReason.FIB), Route.OWN_PREFIX: int(DropReason.UNKNOWN_TARGET)}
+_DENIALS = frozenset((int(DropReason.POLICY), int(DropReason.POLICY_DENY)))
 _EXPIRED, _TOO_BIG = int(DropReason.TTL_EXCEEDED), int(DropReason.TOO_BIG)
 _IP = frozenset((frames.IPV4_TYPE, frames.IPV6_TYPE))
 
@@ -155,11 +167,14 @@ class Machine:
         if case.packet.error and self._related(case, now_s):
             self._count_passed(case.met)
             return self._deliver(case)
-        told = self._judge_both(case, reply=flow is not None and flow.beginner != case.ends.source)
+        told = self._judge_both(case, now_s, reply=flow is not None and flow.beginner != case.ends.source)
         if told.kind is _DROP:
+            if flow is not None:
+                flow.by_glass = False
             return self._drop(told)
+        known = flow is not None and flow.by_glass and told.by_glass
         self._record(case, key, flow, told, now_s)
-        if told.kind is _AUDIT:
+        if told.kind is _AUDIT and not known:
             self.told.append(told)
         self._count_passed(case.met)
         return self._deliver(case)
@@ -181,7 +196,7 @@ class Machine:
             return False
         return flow.stamp == self.rows.stamp(*flow.endpoints.values())
 
-    def _judge_both(self, case: Case, *, reply: bool) -> Told:
+    def _judge_both(self, case: Case, now_s: float, *, reply: bool) -> Told:
         """Judge the direction in which the flow began: the initiator's egress, then the responder's ingress."""
         packet = case.packet
         if case.source == case.destination:
@@ -190,14 +205,17 @@ class Machine:
         port = packet.policy_port
         if reply:
             initiator, responder, port = responder, initiator, packet.ports[0]
-        told, would = case.told(_NEW, 0, INGRESS, 0), None
+        told, would, by_glass = case.told(_NEW, 0, INGRESS, 0), None, False
         for (endpoint, _), (_, peer), direction in ((initiator, responder, EGRESS), (responder, initiator, INGRESS)):
             if endpoint:
                 told = self._judge_one(case, endpoint, peer, port, direction)
+                if told.reason in _DENIALS and told.kind is _DROP and self.rows.is_glass_broken(endpoint, now_s):
+                    told = told._replace(kind=_AUDIT, by_glass=True)
                 if told.kind is _DROP:
                     return told
+                by_glass = by_glass or told.by_glass
                 would = would or (told if told.kind is _AUDIT else None)
-        return would or told
+        return (would or told)._replace(by_glass=by_glass)
 
     def _judge_one(self, case: Case, endpoint: int, peer: int, port: int, direction: int) -> Told:
         policy = self.rows.policies.get(endpoint)
@@ -222,7 +240,8 @@ class Machine:
             if told.kind is _NEW:
                 self.told.append(told)
         flow.endpoints = {case.ends.destination: case.destination, case.ends.source: case.source}
-        flow.stamp = self.rows.stamp(case.source, case.destination)
+        flow.stamp = NEVER if told.by_glass else self.rows.stamp(case.source, case.destination)
+        flow.by_glass = told.by_glass
         flow.far = case.far
         flow.account(case.packet, case.ends, now_s)
 

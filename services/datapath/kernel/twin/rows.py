@@ -23,6 +23,8 @@ class Rows:
         self.entries: dict[int, EndpointEntry] = {}
         self.endpoint_with: dict[bytes, int] = {}
         self.policies: dict[int, Policy] = {}
+        self.glass: dict[int, float] = {}
+        """Until when (the clock of `meet`, seconds) somebody broke the glass, by endpoint; 0 is the whole node."""
         self.address_epoch = 0
         self.epochs: Counter[int] = Counter()
         self.identities: dict[Prefix, int] = {}
@@ -60,6 +62,7 @@ class Rows:
 
     def forget_endpoint(self, endpoint: int) -> None:
         """Remove the endpoint and its addresses."""
+        self.glass.pop(endpoint, None)
         if self._take(endpoint) != (None, set()):
             self.epochs[endpoint] += 1
             self.address_epoch += 1
@@ -77,15 +80,15 @@ class Rows:
         self.epochs[endpoint] += 1
 
     def put_identities(self, identities: Mapping[Prefix, int]) -> None:
-        """Make these prefixes, and no others, have identities; all flows are judged anew."""
+        """Make these prefixes, and no others, have identities; all flows are judged anew if that is a change."""
         found: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
         for prefix, identity in identities.items():
             bits = prefix.length + (_MAPPED_BITS if prefix.family == 4 else 0)
             number = int.from_bytes(pack_address(prefix.address), "big") >> _ALL_BITS - bits
             found[int(prefix.family), bits][number] = identity
         self._identities = dict(sorted(found.items(), reverse=True))
+        self.address_epoch += self.identities != dict(identities)
         self.identities = dict(identities)
-        self.address_epoch += 1
 
     def identity_with(self, address: bytes, family: int) -> int:
         """Return who an address is that no local endpoint has; who is not known is the world."""
@@ -94,6 +97,10 @@ class Rows:
             if of_family == family and (identity := known.get(number >> _ALL_BITS - bits)):
                 return identity
         return int(WORLD)
+
+    def is_glass_broken(self, endpoint: int, now_s: float) -> bool:
+        """Tell whether what the endpoint's policy denies passes at this moment."""
+        return any(now_s < self.glass.get(number, now_s) for number in (endpoint, 0))
 
     def stamp(self, *endpoints: int) -> Stamp:
         """Return the epochs of this moment for a flow between these endpoints (0: none)."""
