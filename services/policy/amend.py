@@ -8,6 +8,8 @@ the answer is None and the row is to be resolved anew.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from operator import itemgetter
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -15,25 +17,27 @@ from msgspec.structs import replace
 from fairlead.schema.identity import HOST
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow
 from services.policy.labels import Identity
-from services.policy.packed import NOTHING, Entries, Template, encoded_number, entries_of, place
+from services.policy.packed import NOTHING, Entries, Said, Template, entries_of
 from services.policy.resolve import Enforcement, Side, World
 from services.policy.rules import Rule
 
-_Ports = frozenset[tuple[str, tuple[int, int]]]
+Ports = frozenset[tuple[str, tuple[int, int]]]
 _DIRECTIONS = (Direction.INGRESS, Direction.EGRESS)
+_place = itemgetter(0)
 Pair = tuple[Template, Template]
 """What is said of one peer, by direction."""
-Templates = dict[tuple[frozenset[Rule], _Ports], Pair | None]
+Templates = dict[tuple[frozenset[Rule], Ports], Pair | None]
 """The same by what names the peer and the ports that the peer names. None: a row with more origins is needed."""
 
 
 class Amendment(NamedTuple):
-    """A peer that has changed, and the rules of the subject that name it now: none for one that is gone."""
+    """Peers that have changed, alike, and the rules of the subject that name them now: none for those that are gone."""
 
-    number: int
+    numbers: Sequence[int]
     peer: Identity | None
-    naming: frozenset[Rule]
-    ports: _Ports = frozenset()
+    """One of them."""
+    naming: AbstractSet[Rule]
+    ports: Ports = frozenset()
 
 
 class Standing(NamedTuple):
@@ -51,30 +55,33 @@ def standing(row: PolicyRow) -> Standing:
     return Standing(replace(row, entries=()), entries_of(row.entries), anybody, {})
 
 
-def amend(row: Standing, subject: Identity, change: Amendment, enforcement: Enforcement) -> bool:
-    """Bring the entries of the peer up to date. False: the row is to be made anew, and may be half changed."""
-    if change.number == HOST or row.head.staged is not None:
+def amend(row: Standing, subject: Identity, changes: Iterable[Amendment], enforcement: Enforcement) -> bool:
+    """Bring the entries of these peers up to date. False: the row is to be made anew, and may be half changed."""
+    if row.head.staged is not None:
         return False
-    pair = _pair(row, subject, change, enforcement)
-    if pair is None:
-        return False
-    number = encoded_number(change.number)
-    lost = [
-        row.entries.exchange(place(direction, change.number), number, template)
-        for direction, template in zip(_DIRECTIONS, pair, strict=True)
-    ]
-    if not (lost[0] or lost[1]):
-        return True
-    gone = (lost[0] | lost[1]) - pair[0].origins - pair[1].origins
+    said: list[Said] = []
+    now: set[Template] = set()
+    for change in changes:
+        pair = None if HOST in change.numbers else _pair(row, subject, change, enforcement)
+        if pair is None:
+            return False
+        now.update(pair)
+        said += pair[0].said_of(Direction.INGRESS, change.numbers) + pair[1].said_of(Direction.EGRESS, change.numbers)
+    said.sort(key=_place)
+    gone = _origins(row.entries.exchange(said)) - _origins(now)
     gone -= {*row.head.ingress_default_deny, *row.head.egress_default_deny}
     return not gone or gone <= row.entries.origins()
+
+
+def _origins(templates: Iterable[Template]) -> set[int]:
+    return set().union(*(template.origins for template in templates))
 
 
 def _pair(row: Standing, subject: Identity, change: Amendment, enforcement: Enforcement) -> Pair | None:
     """Return what is to be said of the peer; None: the row lacks an origin of it."""
     if change.peer is None or not change.naming:
         return NOTHING, NOTHING
-    key = change.naming, change.ports
+    key = frozenset(change.naming), change.ports
     if key not in row.templates:
         row.templates[key] = _made(row, subject, change.peer, change.naming, enforcement)
     return row.templates[key]

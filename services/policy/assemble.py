@@ -6,13 +6,14 @@ The answer is that of `resolve`, in the form that can be amended; rows that are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 
 from fairlead.schema.base import IdentityId
 from fairlead.schema.identity import HOST
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow
 from services.policy.amend import Standing, standing
 from services.policy.labels import Identity
-from services.policy.packed import Entries, Template, encoded_number, place
+from services.policy.packed import Entries, Said, Template
 from services.policy.resolve import Enforcement, Side, World, resolve, without_shadowed
 from services.policy.resolve import Entries as Effects
 from services.policy.rules import Rule, Stage
@@ -20,6 +21,7 @@ from services.policy.selector import WILDCARD
 
 _DIRECTIONS = (Direction.INGRESS, Direction.EGRESS)
 _ANYBODY = 0
+_NO_PORTS: frozenset[object] = frozenset()
 
 
 def assembled(subject: Identity, rules: Iterable[Rule], world: World, enforcement: Enforcement) -> Standing:
@@ -42,10 +44,8 @@ def assembled(subject: Identity, rules: Iterable[Rule], world: World, enforcemen
         audit_egress=Direction.EGRESS in audited,
     )
     anybody = tuple(one for half in halves for one in half.encoded(half.anybody, number))
-    fragments = [one for half in halves for one in half.fragments(number)]
-    return Standing(
-        head, Entries(*map(list, zip(*fragments, strict=True))) if fragments else Entries([], [], []), anybody, {}
-    )
+    said = sorted((one for half in halves for one in half.said(number)), key=itemgetter(0))
+    return Standing(head, Entries(*map(list, zip(*said, strict=True))) if said else Entries([], [], []), anybody, {})
 
 
 class _Half:
@@ -62,10 +62,9 @@ class _Half:
         self.common = self._side(mine, HOST)
         """With the local host as the only peer: what is said of it, and of anybody."""
         self.anybody = {key: effect for key, effect in self.common.entries.items() if key.identity == _ANYBODY}
-        self._by_peer = {} if subject.number == HOST else _by_peer(mine, world)
-        self._said: dict[tuple[object, ...], Effects] = {}
-        """What is said of peers, by what names them."""
-        self._naming = {peer: self._named(peer, naming) for peer, naming in self._by_peer.items() if peer != HOST}
+        groups = {} if subject.number == HOST else _groups(mine, world, apart=direction is Direction.EGRESS)
+        self._said = [(peers, self._of_peer(naming, peers[0])) for (naming, _ports), peers in groups.items()]
+        """Peers of whom the same is said, and what."""
 
     def _side(self, rules: Iterable[Rule], peer: int) -> Side:
         identities = self._world.identities
@@ -73,20 +72,16 @@ class _Half:
         own = World(lambda selector: (peer,) if peer in known and selector.matches(known[peer]) else (), known)
         return Side(self._direction, self._subject, rules, own, self._enforcement)
 
-    def _named(self, peer: int, naming: Sequence[Rule]) -> tuple[object, ...]:
-        """Return the key of what is said of the peer, and see to it that this is worked out."""
-        named = self._direction is Direction.EGRESS and any(rule.names_ports for rule in naming)
-        key = (*naming, frozenset(self._world.identities[peer].ports.items())) if named else tuple(naming)
-        if key not in self._said:
-            own = {key: effect for key, effect in self._side(naming, peer).entries.items() if key.identity == peer}
-            left = without_shadowed({**self.anybody, **own})
-            self._said[key] = {key: effect for key, effect in left.items() if key.identity == peer}
-        return key
+    def _of_peer(self, naming: Sequence[Rule], peer: int) -> Effects:
+        """Return what these rules say of the peer whom they name."""
+        own = {key: effect for key, effect in self._side(naming, peer).entries.items() if key.identity == peer}
+        left = without_shadowed({**self.anybody, **own})
+        return {key: effect for key, effect in left.items() if key.identity == peer}
 
     def origins(self) -> set[str]:
         """Return every origin that the direction refers to."""
         found = self.common.origins()
-        for effects in self._said.values():
+        for _peers, effects in self._said:
             found.update(*(effect.origins for effect in effects.values()))
         return found
 
@@ -94,26 +89,35 @@ class _Half:
         """Return entries in the form of a row, sorted."""
         return [self.common.entry(key, effect, number) for key, effect in sorted(effects.items())]
 
-    def fragments(self, number: Mapping[str, int]) -> Iterable[tuple[int, bytes, Template]]:
-        """Yield place, bytes and template of anybody and of each peer, sorted."""
+    def said(self, number: Mapping[str, int]) -> list[Said]:
+        """Return what is said of anybody, of the host and of each peer."""
         host = {key: effect for key, effect in self.common.entries.items() if key.identity == HOST}
-        templates = {key: Template(self.encoded(effects, number)) for key, effects in self._said.items()}
-        by_peer = {peer: templates[key] for peer, key in self._naming.items()}
-        by_peer[_ANYBODY], by_peer[HOST] = (
-            Template(self.encoded(self.anybody, number)),
-            Template(self.encoded(host, number)),
-        )
-        for peer in sorted(by_peer):
-            template = by_peer[peer]
-            if template.count:
-                yield place(self._direction, peer), template.fragment(encoded_number(peer)), template
+        found: list[Said] = []
+        for peers, effects in (((_ANYBODY,), self.anybody), ((HOST,), host), *self._said):
+            if effects:
+                found += Template(self.encoded(effects, number)).said_of(self._direction, peers)
+        return found
 
 
-def _by_peer(rules: Iterable[Rule], world: World) -> dict[int, list[Rule]]:
-    """Return the rules that name each peer. The wildcard names peers only where a port is looked up by its name at each."""
-    found: dict[int, list[Rule]] = {}
-    for rule in rules:
+def _groups(
+    rules: Sequence[Rule], world: World, *, apart: bool
+) -> dict[tuple[tuple[Rule, ...], frozenset[object]], list[int]]:
+    """Return the peers by the rules that name them and, where the rules look ports up by name and it is `apart`, by their ports.
+
+    The wildcard names peers only where a port is looked up by its name at each. The host is no such peer.
+    """
+    naming: dict[int, int] = {}
+    for index, rule in enumerate(rules):
         selectors = [peer for peer in rule.peers if peer != WILDCARD or rule.names_ports]
         for peer in set().union(*map(world.members, selectors)):
-            found.setdefault(peer, []).append(rule)
+            naming[peer] = naming.get(peer, 0) | 1 << index
+    naming.pop(HOST, None)
+    named = {
+        mask: tuple(rule for index, rule in enumerate(rules) if mask >> index & 1) for mask in set(naming.values())
+    }
+    by_name = {mask for mask, some in named.items() if apart and any(rule.names_ports for rule in some)}
+    found: dict[tuple[tuple[Rule, ...], frozenset[object]], list[int]] = {}
+    for peer, mask in naming.items():
+        ports = frozenset(world.identities[peer].ports.items()) if mask in by_name else _NO_PORTS
+        found.setdefault((named[mask], ports), []).append(peer)
     return found

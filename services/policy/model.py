@@ -7,13 +7,13 @@ looked at again. What comes out is the same as resolving everything anew.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from fairlead.schema.identity import FIRST_CIDR_IDENTITY, HOST, RESERVED_LABELS
 from fairlead.schema.policy import Direction, PolicyRow
 from services.policy import resolve
-from services.policy.amend import Amendment, amend
+from services.policy.amend import Amendment, Ports, amend
 from services.policy.assemble import assembled
 from services.policy.cohorts import Cohort, Subjects
 from services.policy.exchange import exchanged
@@ -25,9 +25,10 @@ from services.policy.rules import Expected, Policy, Rule
 from services.policy.selector import WILDCARD, Selector
 from services.policy.subjects import Nodes, host_identity, is_subject
 
+_Naming = Mapping[Cohort, AbstractSet[Rule]]
 _NO_RULES: frozenset[Rule] = frozenset()
 _MOST_AMENDMENTS = 48
-"""Changed peers of a short row from which on it is cheaper to resolve it anew; of a long one: an eighth of its entries."""
+"""Changed peers of a short row from which on it is cheaper to resolve it anew; of a long one: as many as it has entries."""
 
 
 class Model:
@@ -44,7 +45,7 @@ class Model:
         self._by_peer: dict[Selector, set[Rule]] = {}
         self._prefixes: Counter[str] = Counter()
         self._pending: set[int] = set()
-        self._changed: dict[int, Mapping[Cohort, AbstractSet[Rule]]] = {}
+        self._changed: dict[int, _Naming] = {}
         """Peers that have changed, whose entries in which rows are out of date, and the rules there that name them now."""
 
     @property
@@ -244,7 +245,8 @@ class Model:
             if selectors not in known:
                 found = self._naming(selectors)
                 known[selectors] = {cohort: frozenset(found.get(cohort, ())) for cohort in cohorts}
-            self._changed[number] = {**self._changed.get(number, {}), **known[selectors]}
+            before = self._changed.get(number)
+            self._changed[number] = {**before, **known[selectors]} if before else known[selectors]
 
     def _settle(self) -> None:
         """Put subjects into their cohorts, and work changed peers into the rows."""
@@ -255,24 +257,32 @@ class Model:
         if not self._changed:
             return
         changed, self._changed = self._changed, {}
-        times = Counter(cohort for cohorts in changed.values() for cohort in cohorts)
-        self._pending.update(*(cohort.members for cohort in times))
-        for cohort, count in times.items():
-            if cohort.row and count > max(_MOST_AMENDMENTS, cohort.row.entries.count // 8):
-                cohort.expire()
-        for number, cohorts in changed.items():
-            self._amend(number, cohorts)
+        by_cohort: dict[Cohort, list[Amendment]] = {}
+        for numbers, ports, cohorts in self._alike(changed):
+            peer = self._identities.get(numbers[0])
+            for cohort, naming in cohorts.items():
+                by_cohort.setdefault(cohort, []).append(Amendment(numbers, peer, naming, ports))
+        for cohort, amendments in by_cohort.items():
+            self._pending |= cohort.members
+            self._amend(cohort, amendments)
 
-    def _amend(self, number: int, cohorts: Mapping[Cohort, AbstractSet[Rule]]) -> None:
-        peer = self._identities.get(number)
-        ports = frozenset(peer.ports.items()) if peer else frozenset()
-        for cohort, naming in cohorts.items():
-            if cohort.row is None or not cohort.members:
-                continue
-            subject = self._identities[next(iter(cohort.members))]
-            cohort.packed = None
-            if not amend(cohort.row, subject, Amendment(number, peer, frozenset(naming), ports), self._enforcement):
-                cohort.expire()
+    def _alike(self, changed: Mapping[int, _Naming]) -> Iterable[tuple[list[int], Ports, _Naming]]:
+        """Yield peers of which the same is noted, as the same object, and whose ports are the same; gone ones have none."""
+        found: dict[tuple[int, Ports | None], list[int]] = {}
+        for number, naming in changed.items():
+            peer = self._identities.get(number)
+            found.setdefault((id(naming), frozenset(peer.ports.items()) if peer else None), []).append(number)
+        for (_, ports), numbers in found.items():
+            yield numbers, ports or frozenset(), changed[numbers[0]]
+
+    def _amend(self, cohort: Cohort, amendments: Sequence[Amendment]) -> None:
+        if cohort.row is None or not cohort.members:
+            return
+        subject = self._identities[next(iter(cohort.members))]
+        cohort.packed = None
+        many = sum(len(one.numbers) for one in amendments) > max(_MOST_AMENDMENTS, cohort.row.entries.count)
+        if many or not amend(cohort.row, subject, amendments, self._enforcement):
+            cohort.expire()
 
 
 def reserved_identities() -> list[Identity]:

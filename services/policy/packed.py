@@ -6,7 +6,7 @@ fragment, fragments stand in blocks, and a change joins one block anew. What goe
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -20,7 +20,6 @@ _NEW_BLOCK = 32
 _LARGEST_BLOCK = 2 * _NEW_BLOCK
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(tuple[PolicyEntry, ...])
-_NO_ORIGINS: frozenset[int] = frozenset()
 
 
 class PackedRow(Row, frozen=True, kw_only=True, gc=False):
@@ -51,9 +50,21 @@ class Template:
 
     def fragment(self, number: bytes) -> bytes:
         """Return the entries of the peer with this number, which is encoded already."""
+        if len(self._parts) == 1:
+            before, behind = self._parts[0]
+            return before + number + behind
         return b"".join([part for before, behind in self._parts for part in (before, number, behind)])
 
+    def said_of(self, direction: Direction, peers: Iterable[int]) -> list[Said]:
+        """Return that this is said of each of the peers."""
+        start = place(direction, 0)
+        if not self._parts:
+            return [(start | peer, b"", self) for peer in peers]
+        return [(start | peer, self.fragment(encoded_number(peer)), self) for peer in peers]
 
+
+Said = tuple[int, bytes, Template]
+"""A place, what is said of the peer there, and what that was made of."""
 NOTHING = Template(())
 
 
@@ -71,32 +82,63 @@ def place(direction: Direction, peer: int) -> int:
 class _Block:
     """Fragments that stand together."""
 
-    __slots__ = ("fragments", "joined", "places", "templates")
+    __slots__ = ("count", "first", "fragments", "joined", "places", "templates")
 
     def __init__(self, places: list[int], fragments: list[bytes], templates: list[Template]) -> None:
         self.places = places
         self.fragments = fragments
         self.templates = templates
-        self.joined = b"".join(fragments)
+        self.join()
 
-    def halves(self) -> tuple[_Block, _Block]:
-        """Return two blocks in place of this one."""
-        middle = len(self.places) // 2
-        lower = _Block(self.places[:middle], self.fragments[:middle], self.templates[:middle])
-        return lower, _Block(self.places[middle:], self.fragments[middle:], self.templates[middle:])
+    def join(self) -> None:
+        """Bring up to date what is known of the whole."""
+        self.joined = b"".join(self.fragments)
+        self.count = sum([template.count for template in self.templates])
+        self.first = self.places[0] if self.places else 0
+
+    def exchange(self, changes: Iterable[Said]) -> set[Template]:
+        """Say this from now on; return what was said before. The bytes are to be joined again."""
+        before: set[Template] = set()
+        for where, fragment, template in changes:
+            position = bisect_left(self.places, where)
+            found = position < len(self.places) and self.places[position] == where
+            if found:
+                before.add(self.templates[position])
+            if found and template.count:
+                self.fragments[position], self.templates[position] = fragment, template
+            elif found or template.count:
+                new = ([where], [fragment], [template]) if template.count else ([], [], [])
+                end = position + found
+                self.places[position:end], self.fragments[position:end], self.templates[position:end] = new
+        return before
+
+    def parts(self) -> list[_Block]:
+        """Return small blocks in place of this one."""
+        return _blocks(self.places, self.fragments, self.templates)
+
+
+def _blocks(places: list[int], fragments: list[bytes], templates: list[Template]) -> list[_Block]:
+    ranges = [slice(start, start + _NEW_BLOCK) for start in range(0, len(places) or 1, _NEW_BLOCK)]
+    return [_Block(places[some], fragments[some], templates[some]) for some in ranges]
 
 
 class Entries:
     """The entries of one row, peer by peer."""
 
-    __slots__ = ("_blocks", "_firsts", "_joined", "count")
+    __slots__ = ("_blocks", "_count", "_firsts", "_joined")
 
     def __init__(self, places: list[int], fragments: list[bytes], templates: list[Template]) -> None:
-        self.count = sum(template.count for template in templates)
-        ranges = [slice(start, start + _NEW_BLOCK) for start in range(0, len(places) or 1, _NEW_BLOCK)]
-        self._blocks = [_Block(places[some], fragments[some], templates[some]) for some in ranges]
-        self._firsts = [block.places[0] if block.places else 0 for block in self._blocks]
+        self._blocks = _blocks(places, fragments, templates)
+        self._firsts = [block.first for block in self._blocks]
         self._joined: bytes | None = None
+        self._count: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Return how many entries there are."""
+        if self._count is None:
+            self._count = sum(block.count for block in self._blocks)
+        return self._count
 
     @property
     def joined(self) -> bytes:
@@ -105,35 +147,31 @@ class Entries:
             self._joined = b"".join([block.joined for block in self._blocks])
         return self._joined
 
-    def exchange(self, where: int, number: bytes, template: Template) -> frozenset[int]:
-        """Say this of the peer at a place from now on; return the origins of what was said before."""
-        index = max(bisect_left(self._firsts, where + 1) - 1, 0)
-        block = self._blocks[index]
-        position = bisect_left(block.places, where)
-        found = position < len(block.places) and block.places[position] == where
-        if not found and template.count == 0:
-            return _NO_ORIGINS
-        old = block.templates[position] if found else NOTHING
-        new = ([where], [template.fragment(number)], [template]) if template.count else ([], [], [])
-        end = position + found
-        block.places[position:end], block.fragments[position:end], block.templates[position:end] = new
-        self.count += template.count - old.count
-        self._tidy(index)
-        return old.origins
+    def exchange(self, changes: Sequence[Said]) -> set[Template]:
+        """Say this from now on, sorted by place; return what was said of these peers before."""
+        before: set[Template] = set()
+        self._joined = self._count = None
+        end = len(changes)
+        while end:  # from behind, so that blocks that come and go move none that is still to be looked at
+            index = max(bisect_right(self._firsts, changes[end - 1][0]) - 1, 0)
+            start = bisect_left(changes, (self._firsts[index],), 0, end) if index else 0
+            before |= self._blocks[index].exchange(changes[start:end])
+            self._tidy(index)
+            end = start
+        return before
 
     def _tidy(self, index: int) -> None:
         """Make a block fit again after a change."""
         block = self._blocks[index]
-        self._joined = None
         if not block.places and len(self._blocks) > 1:
             del self._blocks[index], self._firsts[index]
             return
         if len(block.places) > _LARGEST_BLOCK:
-            self._blocks[index : index + 1] = block.halves()
-            self._firsts.insert(index + 1, self._blocks[index + 1].places[0])
-        else:
-            block.joined = b"".join(block.fragments)
-        self._firsts[index] = block.places[0] if block.places else 0
+            self._blocks[index : index + 1] = parts = block.parts()
+            self._firsts[index : index + 1] = [part.first for part in parts]
+            return
+        block.join()
+        self._firsts[index] = block.first
 
     def origins(self) -> set[int]:
         """Return the origins that any entry has."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fairlead.schema.base import IdentityId
 from fairlead.schema.policy import Direction, PolicyEntry, PolicyRow
-from services.policy.packed import PackedRow, Template, encoded_number, entries_of, pack, place, unpack, unpacked
+from services.policy.packed import PackedRow, Template, entries_of, pack, unpack, unpacked
 
 DIRECTIONS = st.sampled_from(Direction)
 PEERS = st.one_of(st.integers(0, 400), st.sampled_from([65535, 65536, 1 << 24, (1 << 32) - 1]))
@@ -24,19 +24,24 @@ def said(direction: Direction, peer: int, count: int) -> list[PolicyEntry]:
 
 @given(
     st.dictionaries(st.tuples(DIRECTIONS, PEERS), st.integers(1, 3), max_size=400),
-    st.lists(st.tuples(DIRECTIONS, PEERS, st.integers(0, 3)), max_size=300),
+    st.lists(st.dictionaries(st.tuples(DIRECTIONS, PEERS), st.integers(0, 3), max_size=150), max_size=8),
 )
 def test_exchanging_peers_against_a_plain_list(
-    first: dict[tuple[Direction, int], int], then: list[tuple[Direction, int, int]]
+    first: dict[tuple[Direction, int], int], then: list[dict[tuple[Direction, int], int]]
 ) -> None:
     model = {where: said(*where, count) for where, count in first.items()}
     entries = entries_of([one for where in sorted(model) for one in model[where]])
-    for direction, peer, count in then:
-        old = model.pop((direction, peer), [])
-        model[direction, peer] = said(direction, peer, count)
-        template = Template(said(direction, 0, count))
-        lost = entries.exchange(place(direction, peer), encoded_number(peer), template)
+    for changes in then:
+        old = [one for where in changes for one in model.pop(where, [])]
+        model.update({where: said(*where, count) for where, count in changes.items()})
+        now = [
+            one
+            for (direction, peer), count in sorted(changes.items())
+            for one in Template(said(direction, 0, count)).said_of(direction, [peer])
+        ]
+        lost = {origin for template in entries.exchange(now) for origin in template.origins}
         assert lost == {origin for one in old for origin in one.origins}
+        assert entries.count == sum(map(len, model.values()))
     plain = [one for where in sorted(model) for one in model[where]]
     assert list(unpacked(entries.joined, entries.count)) == plain
     assert entries.origins() == {origin for one in plain for origin in one.origins}
