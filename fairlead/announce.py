@@ -35,7 +35,10 @@ OnChanges = Callable[[tuple[Change, ...]], Awaitable[None]]
 
 
 class Follower:
-    """Everything under some prefixes of the store, then every change, for ever."""
+    """Everything under some prefixes of the store, then every change, for ever.
+
+    `together`: how many commits may be handed on as one, in their order, when they come faster than they are worked in. With 1 every commit is seen alone.
+    """
 
     def __init__(
         self,
@@ -45,13 +48,14 @@ class Follower:
         on_snapshot: OnSnapshot,
         on_changes: OnChanges,
         clock: Clock = SYSTEM,
+        together: int = 1,
     ) -> None:
         self._kv = kv
+        self._together = together
         self._prefixes = tuple(prefixes)
         self._on_snapshot = on_snapshot
         self._on_changes = on_changes
         self._clock = clock
-        self._turn = asyncio.Lock()
         self.revision = 0
         """The newest revision handed on."""
 
@@ -60,9 +64,11 @@ class Follower:
         while True:
             try:
                 starts = await self._list()
+                waiting: asyncio.Queue[tuple[Change, ...]] = asyncio.Queue(self._together)
                 async with asyncio.TaskGroup() as group:
+                    group.create_task(self._hand_on(waiting))
                     for prefix, after in starts.items():
-                        group.create_task(self._watch(prefix, after))
+                        group.create_task(self._watch(prefix, after, waiting))
             except* Compacted:
                 _LOG.info("history is compacted, listing again")
             except* Unavailable as group_error:
@@ -77,11 +83,17 @@ class Follower:
         await self._on_snapshot(items, self.revision)
         return {prefix: listing.revision for prefix, listing in listings.items()}
 
-    async def _watch(self, prefix: str, after: int) -> None:
+    async def _watch(self, prefix: str, after: int, waiting: asyncio.Queue[tuple[Change, ...]]) -> None:
         async for changes in self._kv.watch(prefix, after):
-            async with self._turn:
-                await self._on_changes(changes)
-                self.revision = max(self.revision, changes[-1].revision)
+            await waiting.put(changes)
+
+    async def _hand_on(self, waiting: asyncio.Queue[tuple[Change, ...]]) -> None:
+        while True:
+            changes = await waiting.get()
+            for _ in range(min(waiting.qsize(), self._together - 1)):
+                changes += waiting.get_nowait()
+            await self._on_changes(changes)
+            self.revision = max(self.revision, *(change.revision for change in changes))
 
 
 class Projector(Generic[V]):

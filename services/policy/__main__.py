@@ -15,7 +15,7 @@ from fairlead.schema.policy import POLICY_ROWS
 from services.policy.editing import Editor
 from services.policy.lead import Lead
 from services.policy.owned import OwnedPolicies
-from services.policy.projection import Projection
+from services.policy.projection import MOST_TOGETHER, Projection
 from services.policy.service import PolicyService
 from services.policy.settings import PolicySettings
 from services.policy.store import CIDRS, POLICIES, PolicyStore
@@ -53,6 +53,7 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
         on_snapshot=projection.on_snapshot,
         on_changes=projection.on_changes,
         clock=clock,
+        together=MOST_TOGETHER,
     )
     return service, {
         "realised": service.waiting.realised.run,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from fairlead import telemetry
+from fairlead import memory, telemetry
 from fairlead.announce import Projector
 from fairlead.bus import Bucket
 from fairlead.clock import Clock
@@ -183,6 +183,7 @@ class Rows:
                 self._make(number)
         self.projector.vouch(self.revision)
         self._done.set()
+        memory.keep()
 
     async def drop_unknown(self) -> None:
         """Remove rows of subjects that are still not known after a while: by then it is no delay."""

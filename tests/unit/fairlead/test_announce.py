@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from fairlead.address import Prefix
 from fairlead.announce import Follower, Projector
 from fairlead.bus_memory import MemoryBus
@@ -62,6 +64,35 @@ async def test_the_follower_lists_and_then_follows_every_prefix() -> None:
         revision = await kv.commit([], [Put("a/2", b"z"), Delete("b/1"), Put("c/2", b"no")])
         await settled(lambda: seen == {"a/1": b"x", "a/2": b"z"})
         assert follower.revision == revision
+
+
+@pytest.mark.parametrize("together", [1, 3])
+async def test_commits_that_wait_are_handed_on_together_as_far_as_allowed(together: int) -> None:
+    kv = MemoryKv()
+    batches: list[tuple[str, ...]] = []
+    listed, go = asyncio.Event(), asyncio.Event()
+
+    async def snapshot(_items: dict[str, Item], _revision: int) -> None:
+        listed.set()
+
+    async def changes(batch: tuple[Change, ...]) -> None:
+        batches.append(tuple(change.key for change in batch))
+        await go.wait()
+
+    follower = Follower(kv, ["a/"], on_snapshot=snapshot, on_changes=changes, together=together)
+    async with running(follower):
+        await listed.wait()
+        await kv.commit([], [Put("a/0", b"")])
+        await settled(lambda: len(batches) == 1)
+        for number in range(1, 8):
+            last = await kv.commit([], [Put(f"a/{number}", b""), Put(f"a/{number}-too", b"")])
+        for _ in range(100):  # turns of the loop, in which the watch reads as far as it may
+            await asyncio.sleep(0)
+        go.set()
+        await settled(lambda: follower.revision == last)
+    told = [key for batch in batches for key in batch]
+    assert told == ["a/0", *(f"a/{n}{more}" for n in range(1, 8) for more in ("", "-too"))]
+    assert max(map(len, batches)) == 2 * together, "a commit is never torn apart"
 
 
 async def test_a_projector_makes_the_bucket_equal_and_vouches_for_it() -> None:
