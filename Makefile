@@ -3,7 +3,7 @@ PY := .venv/bin/python
 BIN := .venv/bin
 CODE := fairlead services clients tests
 BPF = $(shell find services/datapath/bpf -name '*.[ch]' -not -path '*/shim/*')
-.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-policy fuzz fuzz-packets lab-policy bench-datapath test-compose bench-docker
+.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-policy fuzz fuzz-packets lab-policy bench-datapath test-compose bench-docker fleet-simulation
 .NOTPARALLEL:
 
 all: check test
@@ -56,6 +56,9 @@ bench-docker: setup  ## docker run beside Docker's own bridge, labels to enforce
 
 bench-policy: setup  ## full resolution, one change, churn, memory, and how they grow
 	$(PY) -m tests.bench.policy
+
+fleet-simulation: setup  ## at which rate a fleet starts that boots at once, or crashes again and again; ARGS="--nodes 300 2000"
+	$(PY) -m tests.bench.fleet $(ARGS)
 
 fuzz: setup  ## a million nearly right policies: nothing escapes, nothing is slow
 	$(PY) -m tests.fuzz.policy

@@ -7,7 +7,8 @@ is not run again when a container restarts. What the kernel holds goes on workin
 
     python -m services.entrypoint SERVICE [COMMAND...]       default command: python -m services.SERVICE
 
-A person overrides it by making the file `<state_dir>/admission/start-now`; it holds for all services until it is removed.
+A person overrides it by making the file `<state_dir>/admission/start-now`; it holds for all services until it is removed. Or by
+`fairlead admission start-now`, which is heard by those that wait at that moment and can reach their bus (`waiting.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +32,7 @@ from msgspec import Meta
 from fairlead.clock import SYSTEM, Clock
 from fairlead.config import CommonSettings, load
 from fairlead.errors import InvalidInput
+from services.waiting import Waiting, on_bus
 
 SMALLEST_FLEET = 20
 """Fewer nodes cannot hurt anybody: they start at once."""
@@ -71,6 +76,13 @@ class Decision:
     reason: str
     waiting: Record
     started: Record
+
+
+Meanwhile = Callable[[CommonSettings, Waiting], AbstractAsyncContextManager[None]]
+
+
+def _alone(_settings: CommonSettings, _waiting: Waiting) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
 
 
 def window_s(fleet_size: int) -> float:
@@ -127,8 +139,10 @@ def remember(path: Path, record: Record) -> None:
         _LOG.warning("%s: cannot be written (%s): the next start will not know of this one", path, error)
 
 
-async def admit(settings: AdmissionSettings, service: str, boot: str, clock: Clock = SYSTEM) -> None:
-    """Return when the service may start."""
+async def admit(
+    settings: AdmissionSettings, service: str, boot: str, clock: Clock = SYSTEM, meanwhile: Meanwhile = _alone
+) -> None:
+    """Return when the service may start; `meanwhile` has others hear of the wait, and end it."""
     folder = Path(settings.state_dir) / "admission"
     path, override = folder / f"{service}.json", folder / "start-now"
     window = window_s(settings.fleet_size)
@@ -138,19 +152,31 @@ async def admit(settings: AdmissionSettings, service: str, boot: str, clock: Clo
         remember(path, decision.waiting)
         facts = (service, decision.wait_s, settings.fleet_size, window / 60, decision.reason, override)
         _LOG.info("%s starts in %.0f s (fleet of %d, window %.1f min, %s); to start now: touch %s", *facts)
-    while clock.monotonic_s() < due and not override.exists():
+        moment = clock.now() + timedelta(seconds=decision.wait_s)
+        waiting = Waiting(settings.node, service, moment, decision.reason, clock)
+        async with meanwhile(settings, waiting):
+            await _wait(due, override, waiting, clock)
+    remember(path, msgspec.structs.replace(decision.started, started_s=clock.now().timestamp()))
+
+
+def _is_there(override: Path) -> bool:
+    return override.exists()
+
+
+async def _wait(due: float, override: Path, waiting: Waiting, clock: Clock) -> None:
+    while clock.monotonic_s() < due and not (waiting.wanted or _is_there(override)):
         await clock.sleep(min(_LOOK_EVERY_S, due - clock.monotonic_s()))
     early = max(0.0, due - clock.monotonic_s())
     if early:
-        _LOG.warning(
-            "%s starts %.0f s early: %s is there; remove it when the emergency is over", service, early, override
-        )
-    remember(path, msgspec.structs.replace(decision.started, started_s=clock.now().timestamp()))
+        why = f"{override} is there; remove it when the emergency is over"
+        if waiting.wanted:
+            why = "a person wants it now (`fairlead admission start-now`)"
+        _LOG.warning("%s starts %.0f s early: %s", waiting.name, early, why)
 
 
 async def _wait_for_turn(settings: AdmissionSettings, service: str) -> bool:
     """Return whether the turn came; False when the container was told to stop first."""
-    loop, waiting = asyncio.get_running_loop(), asyncio.create_task(admit(settings, service, _boot()))
+    loop, waiting = asyncio.get_running_loop(), asyncio.create_task(admit(settings, service, _boot(), meanwhile=on_bus))
     # as process 1 of a container, TERM would be ignored unless handled
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, waiting.cancel)

@@ -13,6 +13,7 @@ import os
 import sys
 
 from clients.cli import (
+    admission,
     bgp,
     bpf,
     break_glass,
@@ -56,6 +57,7 @@ _MODULES = (
     trace,
     credentials,
     break_glass,
+    admission,
 )
 _EXAMPLE = """\
 example:

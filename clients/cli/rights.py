@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairlead.schema import BUCKETS, DEAD_STREAM, EVENTS_STREAM, TOPICS
+from fairlead.schema.admission import START_NOW
 from fairlead.schema.base import BucketSpec, Delivery, NodeName, Topic
 from fairlead.schema.datapath import ATTACH, DETACH, ENDPOINTS
 from fairlead.schema.health import HEALTH, dead_subject
@@ -100,6 +101,7 @@ def of_operator(name: str, may: Iterable[str]) -> Rights:
         *_intents(may),
         *_shown(),
         *_reads(BUCKETS),
+        START_NOW.subject,
         _SERVICE_DISCOVERY,
     ]
     return _at_hub(publish, [_inbox(name), *flows, "fairlead.evt.>", "fairlead.dead.>"])
@@ -130,7 +132,7 @@ def _is_asked(topic: Topic[Any, Any]) -> bool:
 
 
 def _served() -> list[str]:
-    return [HEALTH.subject, _SERVICE_DISCOVERY]
+    return [HEALTH.subject, START_NOW.subject, _SERVICE_DISCOVERY]
 
 
 def _shown() -> list[str]:

@@ -26,7 +26,9 @@ async def run(session: Session) -> Answer:
     rows += [(service, node, "no answer", "-", "-", "is it running?") for service, node in absent]
     good = bool(found) and not absent and all(one.ok for one in found)
     text = output.table(("SERVICE", "NODE", "STATE", "UP", "MEMORY", "DETAIL"), rows) if rows else "no service answers"
-    answering = sorted({NodeName(one.node) for one in found if one.service == "datapath"} & set(nodes))
+    answering = sorted(
+        {NodeName(one.node) for one in found if one.service == "datapath" and not waits(one)} & set(nodes)
+    )
     drops = {node: counted for node in answering if (counted := await dropped(session, node))}
     text = "\n".join([*banners(found), text, *(f"dropped on {node}: {_counted(drops[node])}" for node in drops)])
     value = {"services": found, "absent": [{"service": service, "node": node} for service, node in absent], "ok": good}
@@ -56,6 +58,11 @@ def missing(found: list[Health], nodes: tuple[str, ...]) -> list[tuple[str, str]
     return [(service, node) for service in _EXPECTED for node in nodes if (service, node) not in answered]
 
 
+def waits(one: Health) -> bool:
+    """Tell whether the service has not started yet: its entrypoint answers for it."""
+    return any(aspect.name == "admission" and not aspect.ok for aspect in one.conditions)
+
+
 def banners(found: list[Health]) -> list[str]:
     """Return what nobody may overlook, each once: policy that is not enforced."""
     opened = [
@@ -71,7 +78,7 @@ def banners(found: list[Health]) -> list[str]:
 
 def _row(one: Health, now: datetime) -> tuple[object, ...]:
     wrong = "; ".join(f"{aspect.name}: {aspect.detail or 'not ok'}" for aspect in one.conditions if not aspect.ok)
-    state = "ok" if one.ok else "degraded"
+    state = "ok" if one.ok else "waiting" if waits(one) else "degraded"
     return one.service, one.node, state, output.age(one.since, now), output.mebibytes(one.rss_bytes), wrong
 
 

@@ -13,6 +13,7 @@ from fairlead import __version__
 from fairlead.address import Address, Prefix
 from fairlead.errors import ERROR_BY_CODE
 from fairlead.schema import BUCKETS, DEAD_STREAM, EVENTS_STREAM, TOPICS
+from fairlead.schema.admission import START_NOW
 from fairlead.schema.base import BucketSpec, Delivery, Empty, Message, Topic
 from fairlead.schema.health import HEALTH, DeadLetter, dead_subject
 
@@ -160,7 +161,11 @@ def _operations(topic: Topic[Any, Any]) -> list[tuple[str, Json]]:
     if has_reply(topic):
         answer = {"action": "receive", **channel, "reply": _reply(topic)}
         # every process answers for itself where there is no queue
-        queue = {} if topic is HEALTH else {"bindings": {"nats": {"queue": topic.service, "bindingVersion": "0.1.0"}}}
+        queue = (
+            {}
+            if topic in (HEALTH, START_NOW)
+            else {"bindings": {"nats": {"queue": topic.service, "bindingVersion": "0.1.0"}}}
+        )
         return [(f"answer-{name}", answer | queue | _tags(topic))]
     if topic.intent:
         return [(f"take-{name}", {"action": "receive", **channel, **_tags(topic)})]

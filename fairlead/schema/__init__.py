@@ -8,12 +8,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairlead.schema import bgp, datapath, features, flow, health, held, identity, ipam, metrics, nat, owned, policy
+from fairlead.schema import (
+    admission,
+    bgp,
+    datapath,
+    features,
+    flow,
+    health,
+    held,
+    identity,
+    ipam,
+    metrics,
+    nat,
+    owned,
+    policy,
+)
 from fairlead.schema.base import BucketSpec, Delivery, Topic
 
 TOPICS: tuple[Topic[Any, Any], ...] = tuple(
     value
-    for module in (ipam, identity, policy, owned, datapath, flow, metrics, features, held, nat, bgp, health)
+    for module in (ipam, identity, policy, owned, datapath, flow, metrics, features, held, nat, bgp, health, admission)
     for value in vars(module).values()
     if isinstance(value, Topic)
 )

@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from fairlead.address import Address, Prefix
 from fairlead.bus import ANY_NODE, Changed, route
 from fairlead.bus_nats import NatsBus
+from fairlead.schema.admission import START_NOW, StartNow
 from fairlead.schema.base import Empty, IdentityId, NodeName
 from fairlead.schema.datapath import ENDPOINTS, REALISED, EndpointList, RealisedRow
 from fairlead.schema.flow import FLOW_SEEN, Flow, FlowEnd, Verdict
@@ -28,6 +29,7 @@ from fairlead.schema.identity import (
     RegisterNode,
 )
 from fairlead.schema.policy import FORCE_APPLY, POLICY_ROWS, ApplyPolicy, PolicyObject, PolicyRow
+from services.waiting import Waiting
 from tests.support.fleet import Fleet, new_fleet, refused, until
 
 pytestmark = pytest.mark.connected
@@ -89,6 +91,22 @@ async def test_an_operator_and_the_nodes_clients_are_answered(fleet: Fleet) -> N
     await until(lambda: operator.request(ENDPOINTS, Empty(), node=N1, timeout_s=1))
     client = await fleet.at_node("n1", "client")
     assert (await client.request(ENDPOINTS, Empty(), node=N1)).node == N1
+
+
+async def test_an_operator_ends_waits_and_nobody_else_does(fleet: Fleet) -> None:
+    waiting = Waiting("n1", "ipam", datetime(2026, 1, 1, tzinfo=UTC), "its place in the window")
+    ipam, operator = await fleet.at_node("n1", "ipam"), await fleet.at_hub("operator")
+    await ipam.serve("ipam", [route(START_NOW, waiting.start_now)], shared=False)
+    everybody = StartNow()
+    for stranger in (
+        await fleet.at_node("n1", "client"),
+        await fleet.at_node("n2", "datapath"),
+        await fleet.at_hub("cmdb"),
+    ):
+        assert await refused(stranger.request(START_NOW, everybody, timeout_s=1))
+    assert not waiting.wanted
+    await until(lambda: operator.request(START_NOW, everybody, timeout_s=1))
+    assert waiting.wanted
 
 
 async def test_an_operator_follows_flows_of_all_nodes(fleet: Fleet) -> None:

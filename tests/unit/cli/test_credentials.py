@@ -103,8 +103,9 @@ def test_a_node_has_no_right_to_a_subject_of_another() -> None:
     for subject in (*granted.publish, *granted.subscribe):
         assert "*" not in subject
         assert "n2" not in subject
-        own = (".n1", "show.v1", ".owned.apply.v1.docker", ".owned.delete.v1.docker")
+        own = (".n1", "show.v1", "admission.start.v1", ".owned.apply.v1.docker", ".owned.delete.v1.docker")
         assert not subject.startswith("fairlead.") or subject.endswith(own) or ".dead." in subject
+    assert not [subject for subject in granted.publish if "admission" in subject]
     written = [subject for subject in granted.publish if ".API.$KV." in subject]
     assert written == ["$JS.hub.API.$KV.claims.n1", "$JS.hub.API.$KV.realised.n1"]
 
