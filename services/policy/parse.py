@@ -18,6 +18,7 @@ from services.policy.rules import (
     CIDR_GROUP,
     CLUSTER_SCOPED,
     KUBERNETES,
+    POLICY_TESTS,
     WORKLOAD_AUDIT,
     Policy,
     Reader,
@@ -26,6 +27,8 @@ from services.policy.rules import (
 )
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9_-])?")
+"""Also what compose takes for a project's name."""
 
 
 def parse(document: PolicyObject, translation: Translation) -> Policy:
@@ -42,6 +45,8 @@ def parse(document: PolicyObject, translation: Translation) -> Policy:
         group = groups.read(_typed(document, groups.CidrGroupDocument).spec, document.metadata, reader)
     elif document.kind == WORKLOAD_AUDIT:
         rules, life = audits.read(_typed(document, audits.AuditDocument).spec, life, reader)
+    elif document.kind == POLICY_TESTS:
+        trials.check_tests_only(_typed(document, trials.TestsDocument), document.tests, life)
     elif document.kind == KUBERNETES:
         rules = kubernetes.read(_typed(document, KubernetesDocument).spec, reader)
     else:
@@ -82,8 +87,8 @@ def normal_reference(kind: str, name: Any, namespace: Any, *, path: str = "polic
         if namespace:
             refuse(f"{path}namespace", f"a {kind} has none: leave it out")
         return PolicyReference(kind=kind, name=name, namespace="")
-    if namespace not in (None, "") and (not isinstance(namespace, str) or not _NAME.fullmatch(namespace)):
-        refuse(f"{path}namespace", f"{namespace!r} is no name: a-z, 0-9, - and . inside, at most 253")
+    if namespace not in (None, "") and (not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace)):
+        refuse(f"{path}namespace", f"{namespace!r} is no name: a-z, 0-9, - and . (or _) inside, at most 253")
     return PolicyReference(kind=kind, name=name, namespace=namespace or DEFAULT_NAMESPACE)
 
 

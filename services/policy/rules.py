@@ -25,12 +25,14 @@ CILIUM_CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
 KUBERNETES = "NetworkPolicy"
 CIDR_GROUP = "CiliumCIDRGroup"
 WORKLOAD_AUDIT = "WorkloadAudit"
+POLICY_TESTS = "PolicyTests"
 API_VERSION_BY_KIND: Mapping[str, str] = {
     CILIUM_NAMESPACED: "cilium.io/v2",
     CILIUM_CLUSTERWIDE: "cilium.io/v2",
     KUBERNETES: "networking.k8s.io/v1",
     CIDR_GROUP: "cilium.io/v2",
     WORKLOAD_AUDIT: "fairlead.dev/v1",
+    POLICY_TESTS: "fairlead.dev/v1",
 }
 CLUSTER_SCOPED = frozenset({CILIUM_CLUSTERWIDE, CIDR_GROUP, WORKLOAD_AUDIT})
 

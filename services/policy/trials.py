@@ -30,9 +30,10 @@ from services.policy.labels import (
     network,
     parse_label,
 )
+from services.policy.life import Life
 from services.policy.ports import refuse
 from services.policy.resolve import Enforcement, World, resolve
-from services.policy.rules import Policy, Reader, Rule, Stage, Trial, title
+from services.policy.rules import POLICY_TESTS, Policy, Reader, Rule, Stage, Trial, title
 from services.policy.selector import Selector
 from services.policy.simulate import Decision, rehearsed, simulate
 
@@ -67,6 +68,26 @@ class Tests(Part, frozen=True, kw_only=True):
     tests: Annotated[list[Test], Meta(max_length=MAX_TESTS)]
 
 
+class TestsSpec(Part, frozen=True, kw_only=True):
+    """`spec` of a document that holds tests and nothing else."""
+
+    description: Annotated[str, Meta(max_length=1024)] = ""
+
+
+class TestsDocument(Part, frozen=True, kw_only=True):
+    """What a document of the kind PolicyTests holds beside its name and its tests."""
+
+    spec: TestsSpec
+
+
+def check_tests_only(_document: TestsDocument, tests: list[dict[str, Any]] | None, life: Life) -> None:
+    """Raise InvalidInput if a document that is nothing but tests has none, or is staged or audited."""
+    if not tests:
+        refuse("tests", "a PolicyTests holds tests: give it some")
+    if life.stage is not Stage.LIVE:
+        refuse("metadata.annotations", "there is nothing in tests to be audited or staged")
+
+
 def read(given: list[dict[str, Any]] | None, reader: Reader) -> tuple[Trial, ...]:
     """Return the tests of a document. Raises InvalidInput naming the field."""
     if given is None:
@@ -83,7 +104,9 @@ def _trial(test: Test, number: int, reader: Reader) -> Trial:
     if protocol is None or not re.fullmatch(r"[0-9]{1,5}", digits) or int(digits) > (65535 if protocol > 1 else 255):
         refuse(f"{path}.port", f"{test.port!r} is no port: write 6379/TCP, 53/UDP, or a type like 8/ICMP")
     said = f"{test.name}: " if test.name else ""
-    line = f"{path} of {title(reader.reference)} ({said}{_text(test.from_)} -> {_text(test.to)} {test.port})"
+    ends = f"{said}{_text(test.from_)} -> {_text(test.to)} {test.port}"
+    told = test.name if test.name and reader.reference.kind == POLICY_TESTS else ends
+    line = f"{path} of {title(reader.reference)} ({told})"
     asked = Direction[test.direction.upper()] if test.direction else None
     return Trial(line, source, destination, protocol, int(digits), test.expect == "allow", asked)
 

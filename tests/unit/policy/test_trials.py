@@ -154,3 +154,43 @@ def test_a_host_policy_decides_no_test_of_workloads() -> None:
     document.spec["nodeSelector"] = {}
     open_anyway = {"from": {"labels": {"app": "a"}}, "to": {"labels": {"app": "b"}}, "port": "80/TCP"}
     assert failures(replace(document, tests=[{**open_anyway, "expect": "allow"}])) == []
+
+
+def only_tests(*tests: dict[str, Any], **more: Any) -> PolicyObject:
+    metadata = {"name": "compose", "namespace": "my_shop", **more}
+    return PolicyObject(apiVersion="fairlead.dev/v1", kind="PolicyTests", metadata=metadata, spec={}, tests=list(tests))
+
+
+def test_tests_may_stand_alone_and_are_called_by_their_names() -> None:
+    named = {**EMPLOYEES, "name": "allow employee -> db", "port": "6380/TCP", "expect": "allow"}
+    open_to_employees = replace(seed(), metadata={"name": "db", "namespace": "my_shop"})
+    (failing,) = failures(only_tests(named), open_to_employees)
+    assert failing.startswith(
+        "tests[0] of PolicyTests my_shop/compose (allow employee -> db) expects allow and gets deny"
+    )
+    assert failures(only_tests({**named, "port": "6379/TCP"}), open_to_employees) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (only_tests(), "`tests`"),
+        (only_tests(TESTS[0], annotations={"fairlead.dev/staged": "true"}), "`metadata.annotations`"),
+        (replace(only_tests(TESTS[0]), spec={"ingress": []}), "`spec.*ingress"),
+        (replace(only_tests(TESTS[0]), apiVersion="cilium.io/v2"), "`apiVersion`"),
+        (only_tests(TESTS[0], namespace="_shop"), "`metadata.namespace`"),
+    ],
+)
+def test_documents_of_tests_that_make_no_sense_are_refused(document: PolicyObject, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        parse(document, HERE)
+
+
+async def test_tests_that_stand_alone_keep_others_from_breaking_them(world: World) -> None:
+    await world.bus.request(APPLY, ApplyPolicy(document=seed()))
+    await world.bus.request(APPLY, ApplyPolicy(document=replace(only_tests(*TESTS), metadata={"name": "db"})))
+    with pytest.raises(InvalidInput, match="PolicyTests default/db"):
+        await world.bus.request(APPLY, ApplyPolicy(document=seed("6380")))
+    gone = PolicyReference(kind="PolicyTests", name="db")
+    assert (await world.bus.request(DELETE, DeletePolicy(policy=gone))).changed
+    await world.bus.request(APPLY, ApplyPolicy(document=seed("6380")))
