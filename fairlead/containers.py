@@ -39,6 +39,8 @@ _ITEM = re.compile(
     r"(?P<peer>\[[^\]]+\](?:/\d+)?|[^:\s]+)(?::(?P<port>\d{1,5})(?:/(?P<protocol>tcp|udp))?)?", re.IGNORECASE
 )
 _ENTITIES = {"world": "world", "host": "host", "all": "all"}
+WORDS = frozenset({*_ENTITIES, "dns"})
+"""Peers that are no service."""
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _FORBIDDEN = re.compile(r"[;,\x00-\x1f]")
 _KIND = "CiliumClusterwideNetworkPolicy"

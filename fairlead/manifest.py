@@ -24,7 +24,7 @@ _IGNORED = {"status"}
 """Part of what `kubectl get -o yaml` prints; nobody writes it."""
 
 
-class _Loader(yaml.CSafeLoader):
+class Loader(yaml.CSafeLoader):
     """The safe loader, minus repeated keys, keys that are no text, and what would keep it busy."""
 
     def __init__(self, text: str) -> None:
@@ -61,6 +61,7 @@ class _Loader(yaml.CSafeLoader):
         super().ascend_resolver()
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping, if every key is text and stands once."""
         keys: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or not key.tag.endswith((":str", ":merge")):
@@ -73,7 +74,7 @@ class _Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+def _number(loader: Loader, node: yaml.ScalarNode) -> int | float:
     """Return a number; 1:30 would be 90 in YAML 1.1, which nobody means, and takes quadratic time."""
     if ":" in node.value:
         raise yaml.constructor.ConstructorError(None, None, "a number with colons: quote it", node.start_mark)
@@ -81,21 +82,21 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
     return loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _number)
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
+Loader.add_constructor("tag:yaml.org,2002:int", _number)
+Loader.add_constructor("tag:yaml.org,2002:float", _number)
 # Dates and the like have no place in a policy: what looks like one is the text that was written.
-_Loader.yaml_implicit_resolvers = {
+Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 
-def load(text: str, origin: str) -> list[Any]:
+def load(text: str, origin: str, loader: type[Loader] = Loader) -> list[Any]:
     """Return the documents in a file, whatever they are. Raises InvalidInput naming `origin`."""
     if len(text) > codec.MAX_MESSAGE_BYTES:
         raise InvalidInput(f"{origin}: larger than {codec.MAX_MESSAGE_BYTES} bytes: split it")
     try:
-        documents = list(yaml.load_all(text, _Loader))
+        documents = list(yaml.load_all(text, loader))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InvalidInput(f"{origin}: {' '.join(str(error).split())}") from error
     for number, document in enumerate(documents, 1):
@@ -126,10 +127,11 @@ def _objects(document: object, where: str) -> Iterator[PolicyObject]:
         for number, item in enumerate(document["items"], 1):
             yield from _objects(item, f"{where}, item {number}")
         return
-    yield _object(document, where)
+    yield one(document, where)
 
 
-def _object(document: dict[str, Any], where: str) -> PolicyObject:
+def one(document: dict[str, Any], where: str) -> PolicyObject:
+    """Return the policy that a mapping is. Raises InvalidInput that begins with `where` and names the field."""
     fields = {key: value for key, value in document.items() if key not in _IGNORED}
     unknown = sorted(fields.keys() - {field.name for field in _FIELDS})
     if unknown:

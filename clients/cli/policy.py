@@ -12,7 +12,7 @@ import yaml
 from clients.cli import command, output, policy_audit, policy_check, policy_history, policy_realised, stored
 from clients.cli.output import Answer
 from clients.cli.session import Session
-from fairlead import codec, manifest
+from fairlead import manifest
 from fairlead.errors import FairleadError, InvalidInput
 from fairlead.schema.owned import OWNED_APPLY, OWNED_DELETE
 from fairlead.schema.policy import (
@@ -24,10 +24,7 @@ from fairlead.schema.policy import (
     DeletePolicy,
     PolicyApplied,
     PolicyReference,
-    StoredPolicy,
 )
-
-_CLUSTER_SCOPED = ("CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", policy_audit.KIND)
 
 
 def read_file(path: str) -> str:
@@ -81,7 +78,9 @@ async def _to_delete(session: Session) -> list[PolicyReference]:
 
 
 def _reference(kind: str, name: str, namespace: str) -> PolicyReference:
-    return PolicyReference(kind=kind, name=name, namespace=namespace or ("" if kind in _CLUSTER_SCOPED else "default"))
+    return PolicyReference(
+        kind=kind, name=name, namespace=namespace or ("" if kind in stored.CLUSTER_SCOPED else "default")
+    )
 
 
 async def get(session: Session) -> Answer:
@@ -89,21 +88,12 @@ async def get(session: Session) -> Answer:
     found = await stored.these(session)
     if session.options.name:
         (one,) = stored.one_named(found, session.options.name)
-        return Answer(one, yaml.safe_dump(_document(one), sort_keys=False, allow_unicode=True).rstrip())
+        return Answer(one, yaml.safe_dump(policy_check.plain(one), sort_keys=False, allow_unicode=True).rstrip())
     rows = [
         (one.policy.kind, one.policy.namespace, one.policy.name, one.revision, one.author, one.trace[3:35])
         for one in found
     ]
     return Answer(found, output.table(("KIND", "NAMESPACE", "NAME", "REVISION", "AUTHOR", "TRACE"), rows))
-
-
-def _document(one: StoredPolicy) -> dict[str, object]:
-    plain = codec.to_builtins(one.document)
-    return {
-        key: plain[key]
-        for key in ("apiVersion", "kind", "metadata", "spec", "specs", "tests")
-        if plain.get(key) is not None
-    }
 
 
 def _file_options(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -24,7 +24,7 @@ from fairlead import codec
 from fairlead.schema.base import Empty
 from fairlead.schema.flow import FlowQuery
 from fairlead.schema.identity import IDENTITIES
-from fairlead.schema.policy import POLICIES
+from fairlead.schema.policy import POLICIES, StoredPolicy
 
 _FIELDS = ("apiVersion", "kind", "metadata", "spec", "specs", "tests")
 _ROWS_PER_FILE = 1000
@@ -60,12 +60,12 @@ async def _live(session: Session) -> Answer:
     options = session.options
     with tempfile.TemporaryDirectory(prefix="fairlead-check-") as name:
         folder = Path(name)
-        in_force = _write(folder, "policies", await _documents(session), kind="List")
+        in_force = write(folder, "policies", await _documents(session), kind="List")
         if options.diff:
             options.base = in_force
         else:
             options.file = in_force + options.file
-        options.workloads = _write(folder, "workloads", await _workloads(session)) + options.workloads
+        options.workloads = write(folder, "workloads", await _workloads(session)) + options.workloads
         if options.minutes:
             path = folder / "flows.json"
             path.write_text(json.dumps(await _flows(session)))
@@ -75,7 +75,7 @@ async def _live(session: Session) -> Answer:
         raise SystemExit(_child(_arguments(options)))
 
 
-def _write(folder: Path, name: str, rows: list[Any], *, kind: str = "") -> list[str]:
+def write(folder: Path, name: str, rows: list[Any], *, kind: str = "") -> list[str]:
     """Write rows to as many files as their number needs, and return the paths; a file is a list, or of a kind of list."""
     paths = []
     for start in range(0, len(rows), _ROWS_PER_FILE):
@@ -87,9 +87,13 @@ def _write(folder: Path, name: str, rows: list[Any], *, kind: str = "") -> list[
 
 
 async def _documents(session: Session) -> list[dict[str, Any]]:
-    found = (await session.ask(POLICIES, Empty())).policies
-    plain = [codec.to_builtins(one.document) for one in found]
-    return [{key: one[key] for key in _FIELDS if one.get(key) is not None} for one in plain]
+    return [plain(one) for one in (await session.ask(POLICIES, Empty())).policies]
+
+
+def plain(stored: StoredPolicy) -> dict[str, Any]:
+    """Return a document as it would stand in a file."""
+    found = codec.to_builtins(stored.document)
+    return {key: found[key] for key in _FIELDS if found.get(key) is not None}
 
 
 async def _workloads(session: Session) -> list[dict[str, Any]]:

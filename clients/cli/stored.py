@@ -15,6 +15,8 @@ from fairlead.schema.policy import POLICIES, PolicyApplied, PolicyReference, Sto
 
 M = TypeVar("M", bound=Message)
 
+CLUSTER_SCOPED = ("CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", "WorkloadAudit")
+"""Kinds without a namespace."""
 _WAIT_S = 30.0
 _EXTRA_S = 5.0
 """On top of the wait: the answer of a wait that ran out must still arrive."""
