@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, TypeVar
 
-from fairlead import __version__, codec, telemetry
+from fairlead import __version__, codec, syslog, telemetry
 from fairlead.bus import Route, route
 from fairlead.bus_nats import NatsBus
 from fairlead.clock import SYSTEM, Clock
@@ -76,6 +76,7 @@ class App:
         logging.basicConfig(
             level=self.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
         )
+        self._syslog = syslog.attach(self.settings.syslog, self.service, self.settings.node)
         self._provider = telemetry.setup(self.service, self.settings.node)
         self.state_dir.mkdir(parents=True, exist_ok=True)
         self.bus.start()
@@ -95,6 +96,9 @@ class App:
         if self._kv is not None:
             await self._kv.close()
         await asyncio.to_thread(self._provider.shutdown)
+        if self._syslog is not None:
+            logging.getLogger().removeHandler(self._syslog)
+            await asyncio.to_thread(self._syslog.close)
 
     def spawn(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` in the background for ever: again after it fails, with a pause that grows to five seconds."""

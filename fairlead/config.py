@@ -40,6 +40,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str = "/var/lib/fairlead"
     """What must survive a restart; each service uses a folder of its own name in it."""
     log_level: Annotated[str, Meta(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    syslog: str = ""
+    """Where logs go beside stderr, as RFC 5424: udp://HOST:514, tcp://HOST:601 or unix:///dev/log; empty: nowhere."""
 
 
 S = TypeVar("S", bound=CommonSettings)

@@ -15,6 +15,7 @@ from fairlead.address import Address
 from fairlead.errors import Unavailable
 
 _ANSWER_S = 10.0
+_START_S = 30.0
 NO_CONTAINER = "ep-"
 """With this begins the key of a network's endpoint that belongs to no container."""
 
@@ -54,6 +55,43 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """Return its name, for people."""
         return (self.names or [self.id[:12]])[0].lstrip("/")
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a container runs, and what the engine said when it could not start it the last time."""
+
+    status: str = msgspec.field(name="Status", default="")
+    error: str = msgspec.field(name="Error", default="")
+
+
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the engine should keep it running."""
+
+    name: str = msgspec.field(name="Name", default="")
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """As much as matters of what was asked of the engine."""
+
+    restart: RestartPolicy = msgspec.field(name="RestartPolicy", default=RestartPolicy())
+
+
+class Standstill(msgspec.Struct, frozen=True, kw_only=True):
+    """A container that has ended, as the engine shows one."""
+
+    id: str = msgspec.field(name="Id")
+    name: str = msgspec.field(name="Name", default="")
+    state: RunState = msgspec.field(name="State", default=RunState())
+    host: HostConfig = msgspec.field(name="HostConfig", default=HostConfig())
+
+    def missed_us(self, driver: str) -> bool:
+        """Tell whether it should run, ran before, and does not now since its network could not be made.
+
+        The engine starts everything at once when it boots, its network plugin among them, and tries nothing twice.
+        """
+        kept = self.host.restart.name in ("always", "unless-stopped")
+        ours = any(sign in self.state.error for sign in (f"{driver}:", f"{driver}.sock", f'"{driver}"', "IpamDriver."))
+        return kept and ours and self.state.status == "exited"
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,9 +135,22 @@ class Engine:
         )
         return found
 
+    async def stranded(self, networks: Iterable[str]) -> list[Standstill]:
+        """Return the containers on these networks that the engine failed to start again for want of us. Raises Unavailable."""
+        filters = _filters(status=["exited"], network=sorted(networks))
+        ended: list[Container] = await self._get(f"/containers/json?all=1&filters={filters}", list[Container])
+        shown = [await self._get(f"/containers/{quote(one.id)}/json", Standstill) for one in ended]
+        return [one for one in shown if one.missed_us(self._driver)]
+
+    async def start(self, container: str) -> None:
+        """Have the engine start a container. Raises Unavailable."""
+        path = f"/containers/{quote(container)}/start"
+        async with asyncio.timeout(_START_S), http.ask(self._socket, path, "POST", ("204", "304")):
+            pass
+
     async def _get(self, path: str, kind: Any) -> Any:
         try:
-            async with asyncio.timeout(_ANSWER_S), http.get(self._socket, path) as (head, reader):
+            async with asyncio.timeout(_ANSWER_S), http.ask(self._socket, path) as (head, reader):
                 return msgspec.json.decode(await http.read_body(reader, head), type=kind)
         except TimeoutError as error:
             raise Unavailable(f"{self._socket} did not answer within {_ANSWER_S:g} s") from error
@@ -112,7 +163,7 @@ class Engine:
         """Yield what happens to networks from then on, without end. Raises Unavailable when the engine ends it."""
         filters = _filters(type=["network"], event=["connect", "disconnect", "create", "destroy"])
         since = f"&since={since_ns // 10**9}.{since_ns % 10**9:09d}" if since_ns else ""
-        async with http.get(self._socket, f"/events?filters={filters}{since}") as (_head, reader):
+        async with http.ask(self._socket, f"/events?filters={filters}{since}") as (_head, reader):
             pending = b""
             async for chunk in http.chunks(reader):
                 *lines, pending = (pending + chunk).split(b"\n")

@@ -131,6 +131,16 @@ class Follower:
             await self._adopt(members)
             await self._sweep([member for _, member in members])
             await self._publisher.restore()
+            await self._start_again([one.id for one in networks])
+
+    async def _start_again(self, networks: Sequence[str]) -> None:
+        """Have those started that the engine could not start while we were not ready, as at a boot."""
+        for one in await self._engine.stranded(networks) if networks else ():
+            _LOG.warning("%s: could not be started (%s): again", one.name.lstrip("/"), one.state.error)
+            try:
+                await self._engine.start(one.id)
+            except (FairleadError, TimeoutError) as error:
+                _LOG.warning("%s: still cannot be started: %s", one.name.lstrip("/"), error)
 
     async def _learn(self, networks: Iterable[NetworkView]) -> None:
         """Learn names and options of networks, and networks that the state has lost."""

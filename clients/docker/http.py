@@ -130,17 +130,21 @@ async def _respond(writer: asyncio.StreamWriter, status: int, body: bytes) -> No
 
 
 @contextlib.asynccontextmanager
-async def get(socket: str, path: str) -> AsyncIterator[tuple[Head, asyncio.StreamReader]]:
-    """Ask a server on a unix socket; give head and reader of its answer. Raises Unavailable unless the status is 200."""
+async def ask(
+    socket: str, path: str, method: str = "GET", good: tuple[str, ...] = ("200",)
+) -> AsyncIterator[tuple[Head, asyncio.StreamReader]]:
+    """Ask a server on a unix socket; give head and reader of its answer. Raises Unavailable unless the status is a good one."""
     try:
         reader, writer = await asyncio.open_unix_connection(socket, limit=MAX_BODY_BYTES)
     except OSError as error:
         raise Unavailable(f"{socket} does not answer: {error.strerror or error}") from error
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n".encode())
+        writer.write(
+            f"{method} {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
+        )
         await writer.drain()
         head = await read_head(reader)
-        if head.first[1] != "200":
+        if head.first[1] not in good:
             raise Unavailable(f"{socket}{path.partition('?')[0]}: status {head.first[1]}")
         yield head, reader
     except (ConnectionError, asyncio.IncompleteReadError) as error:

@@ -6,16 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.docker.dockerd import why_not
 from tests.docker.host import NETWORK_OPTIONS, Host, new_host
-from tests.kernel import rig
+from tests.docker.machine import skip_unless_possible
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
-    reason = why_not() or rig.why_not()
-    if reason:
-        pytest.skip(f"DOCKER TESTS DO NOT RUN: {reason}")
+    skip_unless_possible()
     with new_host() as made:
         made.engine.run("network", "create", "--ipv6", *NETWORK_OPTIONS, "fl")
         yield made

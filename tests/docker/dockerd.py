@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,19 +30,38 @@ def why_not() -> str:
     return f"{', '.join(missing)} missing: run scripts/setup.sh" if missing else ""
 
 
-class Dockerd:
-    """One engine in the network namespace of the thread that makes it."""
+_ALONE = "mount --make-rprivate / && mkdir -p /run/docker && mount -t tmpfs tmpfs /run/docker"
+_LIKE_A_MACHINE = """set -e
+mount --make-rprivate / && mount --make-rshared /
+mkdir $0/run && mount -t tmpfs -o mode=755 tmpfs $0/run && mkdir $0/run/netns
+[ ! -d /run/netns ] || mount --rbind /run/netns $0/run/netns
+mount --rbind $0/run /run
+mount -t bpf bpf /sys/fs/bpf"""
+"""Folders with the names that they have on every machine, seen by nobody else; what is mounted later appears in containers."""
 
-    def __init__(self, stack: ExitStack) -> None:
+
+class Dockerd:
+    """One engine in a network namespace, or in that of the thread that makes it.
+
+    One that is `like_a_machine` has everything below /run and a bpffs of its own, at the usual places; its containers may be Fairlead's.
+    """
+
+    def __init__(
+        self, stack: ExitStack, *options: str, like_a_machine: bool = False, store: Path | None = None, netns: str = ""
+    ) -> None:
         # short, since a path of a unix socket has 107 characters
         self.folder = Path(tempfile.mkdtemp(prefix="fd", dir="/tmp"))
         stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        script = "mount --make-rprivate / && mkdir -p /run/docker && mount -t tmpfs tmpfs /run/docker && echo && exec sleep 99999"
-        self._place = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE)
+        self._store = store or self.folder
+        self._options = [*options, *(["-H", "unix:///run/docker.sock"] if like_a_machine else [])]
+        self._options += [] if like_a_machine else ["--exec-root", str(self.folder / "exec")]
+        script = f"{_LIKE_A_MACHINE if like_a_machine else _ALONE}\necho && exec sleep 99999"
+        self._place = subprocess.Popen(["unshare", "-m", "sh", "-c", script, str(self.folder)], stdout=subprocess.PIPE)
         stack.callback(self._leave)
         assert self._place.stdout
-        self._place.stdout.readline()
-        self.inside = ("nsenter", f"--mount=/proc/{self._place.pid}/ns/mnt", f"--wd={Path.cwd()}", "--")
+        assert self._place.stdout.readline() == b"\n", "no mount namespace for the engine"
+        places = [f"--mount=/proc/{self._place.pid}/ns/mnt", *([f"--net={netns}"] if netns else [])]
+        self.inside = ("nsenter", *places, f"--wd={Path.cwd()}", "--")
         self.socket = self.folder / "d.sock"
         self._process: subprocess.Popen[bytes] | None = None
         stack.callback(self._clear)
@@ -51,7 +71,7 @@ class Dockerd:
                 "-a",
                 str(self.folder / "c.sock"),
                 "--root",
-                str(self.folder / "c"),
+                str(self._store / "c"),
                 "--state",
                 str(self.folder / "s"),
             ]
@@ -76,8 +96,8 @@ class Dockerd:
 
     def start(self) -> Dockerd:
         """Start it, and return when it answers."""
-        command = [DOCKERD, "-H", f"unix://{self.socket}", "--data-root", str(self.folder / "data"), "--live-restore"]
-        command += ["--containerd", str(self.folder / "c.sock"), "--exec-root", str(self.folder / "exec")]
+        command = [DOCKERD, "-H", f"unix://{self.socket}", "--data-root", str(self._store / "data"), "--live-restore"]
+        command += ["--containerd", str(self.folder / "c.sock"), *self._options]
         self._process = self._launch([*command, "--pidfile", str(self.folder / "d.pid")])
         deadline = time.monotonic() + _START_S
         while subprocess.run(self._docker("version"), capture_output=True, check=False).returncode:
@@ -145,8 +165,30 @@ class Dockerd:
                 entry = tarfile.TarInfo(folder)
                 entry.type, entry.mode = tarfile.DIRTYPE, 0o755
                 tar.addfile(entry)
-        command = self._docker("import", "-", IMAGE)
-        subprocess.run(command, input=data.getvalue(), check=True, capture_output=True, env=self.environment)
+        self.feed(data.getvalue(), "import", "-", IMAGE)
+
+    def feed(self, data: bytes, *arguments: str) -> None:
+        """Run a docker command with this on its input."""
+        done = subprocess.run(
+            self._docker(*arguments), input=data, check=False, capture_output=True, env=self.environment
+        )
+        assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr.decode()}"
+
+    def compose(
+        self, folder: Path, *arguments: str, environ: Mapping[str, str] | None = None, timeout_s: float = 300
+    ) -> str:
+        """Run docker-compose 1.29 in a folder; return what it says."""
+        done = subprocess.run(
+            [COMPOSE, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+            env={**self.environment, **(environ or {})},
+            cwd=folder,
+        )
+        assert done.returncode == 0, f"docker-compose {' '.join(arguments)}: {done.stderr[-3000:]}{done.stdout[-2000:]}"
+        return done.stdout
 
     def kill(self) -> None:
         """SIGKILL the engine, as a crash would; its containers go on."""

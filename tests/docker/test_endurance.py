@@ -12,6 +12,7 @@ import pytest
 
 from tests.docker.dockerd import IMAGE
 from tests.docker.host import NETWORK_OPTIONS, Host, until
+from tests.docker.machine import Machine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -19,7 +20,7 @@ _RECREATIONS = int(os.environ.get("FAIRLEAD_RECREATIONS", "10"))
 
 
 @contextmanager
-def traffic(host: Host, container: str, address: str) -> Iterator[list[str]]:
+def traffic(host: Machine, container: str, address: str) -> Iterator[list[str]]:
     """Have a container ping an address all the while; afterwards what ping said is in the list."""
     said: list[str] = []
     # into a file: what the engine carries out of a container ends with the engine

@@ -13,10 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
+from fairlead import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+NODE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.node.yaml").read_text())["services"]
+SERVICES: dict[str, dict[str, Any]] = {
+    name: NODE[one["extends"]["service"]] if "extends" in one else one for name, one in COMPOSE["services"].items()
+}
 OURS = {name: one for name, one in SERVICES.items() if "observe" not in one.get("profiles", [])}
+BECOME = ["CHOWN", "FOWNER", "SETUID", "SETGID", "SETPCAP"]
 FIVE = ("ipam", "identity", "policy", "datapath", "bgp")
 DOCKERFILE = (ROOT / "services/Dockerfile").read_text()
 TOOLS = {"docker-compose 1.29": ["docker-compose"], "compose v2": ["docker", "compose"]}
@@ -37,6 +43,9 @@ def test_the_tool_accepts_it(tool: str) -> None:
         found = subprocess.run(ask, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
         assert found.returncode == 0, found.stderr
     del environment["FAIRLEAD_NODE"]
+    ask = [*command, "-f", str(ROOT / "compose.node.yaml"), "config"]
+    found = subprocess.run(ask, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
+    assert found.returncode == 0, "a node's options may all be files: " + found.stderr
     found = subprocess.run(
         [*command, "-f", "compose.yaml", "config"],
         capture_output=True,
@@ -60,9 +69,12 @@ def test_nothing_has_more_power_than_it_needs(name: str) -> None:
     assert "privileged" not in one
     assert one["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in one["security_opt"]
-    if name not in ("datapath", "bird", "docker"):
+    if name in ("nats", "etcd", "identity", "policy", "ipam"):
+        assert one["entrypoint"][0] == "as-fairlead", "it keeps no power but to become who has none"
+        assert one["cap_add"] == BECOME
+    elif name not in ("datapath", "bird", "docker"):
         assert "cap_add" not in one
-        assert "pid" not in one
+    assert name == "datapath" or "pid" not in one
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -80,7 +92,7 @@ def test_nothing_depends_on_anything_and_health_is_local(name: str) -> None:
 def test_every_service_starts_through_admission_and_keeps_its_state_on_the_host(name: str) -> None:
     one = SERVICES[name]
     if "entrypoint" in one:
-        assert one["entrypoint"][-1].endswith(f"exec python -m services.entrypoint {name}")
+        assert " ".join(one["entrypoint"]).endswith(f"python -m services.entrypoint {name}")
     else:
         assert one["command"] == [name]
         assert (
@@ -94,6 +106,20 @@ def test_every_service_starts_through_admission_and_keeps_its_state_on_the_host(
 @pytest.mark.parametrize("name", [name for name, one in OURS.items() if "build" in one])
 def test_every_image_has_its_target(name: str) -> None:
     assert re.search(rf"^FROM \S+ AS {OURS[name]['build']['target']}$", DOCKERFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name, one in OURS.items() if "build" in one])
+def test_every_image_is_of_this_version_and_can_come_from_elsewhere(name: str) -> None:
+    assert re.fullmatch(
+        rf"\$\{{FAIRLEAD_IMAGES:-fairlead\}}/[a-z]+:\$\{{FAIRLEAD_VERSION:-{re.escape(__version__)}\}}",
+        OURS[name]["image"],
+    )
+
+
+def test_a_further_machine_has_all_that_runs_per_node() -> None:
+    assert NODE.keys() == {"leaf", "ipam", "datapath", "docker", "bird", "bgp"}
+    text = (ROOT / "compose.node.yaml").read_text()
+    assert "./" not in text, "a node has no tree, only this file"
 
 
 def test_node_services_share_the_hosts_network() -> None:

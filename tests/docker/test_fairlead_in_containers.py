@@ -1,0 +1,141 @@
+"""Fairlead itself from compose.yaml, in containers of the engine whose network it is; and the example stacks on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.docker import images
+from tests.docker.composed import FRIEND, SERVICES, Composed, composed
+from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible, until
+from tests.docker.test_endurance import lost, traffic
+from tests.kernel.rig import run
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+STACKS = ("shop", "blog")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Composed]:
+    skip_unless_possible(images.why_not())
+    with composed(images.images()) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def clean() -> None:
+    """Nothing to be cleaned between these tests: one story on one machine."""
+
+
+@pytest.fixture(scope="module")
+def stacks(machine: Composed) -> Composed:
+    for stack in STACKS:
+        machine.example(stack, "up", "-d", "--no-build")
+    machine.engine.run("network", "create", "--ipv6", *NETWORK_OPTIONS, "fl")
+    return machine
+
+
+@contextmanager
+def visits(machine: Composed, port: int) -> Iterator[list[str]]:
+    """Have a machine on the network ask a stack again and again; afterwards what failed is in the list."""
+    failures: list[str] = []
+    ended, made = threading.Event(), 0
+
+    def ask() -> None:
+        nonlocal made
+        while not ended.wait(0.2):
+            made += 1
+            if "stack" not in (answer := machine.visit(port)):
+                failures.append(f"visit {made} while {machine.crashed} was away: {answer}")
+
+    visitor = threading.Thread(target=ask)
+    visitor.start()
+    try:
+        yield failures
+    finally:
+        ended.set()
+        visitor.join()
+    assert made > 10
+
+
+def test_compose_brings_all_of_fairlead_up(machine: Composed) -> None:
+    assert not machine.ill()
+
+
+def test_a_stack_works_by_its_policy_and_its_names(stacks: Composed) -> None:
+    stacks.ready(8, 60)
+    until(lambda: stacks.visit(8081).get("stack") == "shop", 60, what="the shop", tell=stacks.tell)
+    assert stacks.connects("shop_api_1", "redis", 6379)
+    assert stacks.connects("shop_api_1", "postgres", 5432)
+    # by address and by name: what the labels do not name is refused
+    assert not stacks.connects("shop_api_1", "web", 80)
+    assert not stacks.connects("shop_api_1", "redis", 6380)
+
+
+def test_stacks_do_not_reach_each_other(stacks: Composed) -> None:
+    for name, port in (("redis", 6379), ("postgres", 5432)):
+        other = stacks.address(f"shop_{name}_1", "shop_default")
+        assert stacks.connects("shop_api_1", other, port)
+        assert not stacks.connects("blog_api_1", other, port)
+
+
+def test_a_published_port_is_for_whom_the_policy_names(stacks: Composed) -> None:
+    until(lambda: stacks.visit(8082, FRIEND).get("stack") == "blog", 60, what="the blog", tell=stacks.tell)
+    assert "timed out" in stacks.visit(8082)["error"]
+    assert "blog" in stacks.fetch_from("n", "127.0.0.1", 8082), "a machine may reach its own workloads"
+    assert stacks.visit(8081)["stack"] == "shop"
+
+
+def test_every_container_of_fairlead_dies_under_traffic_and_nothing_fails(stacks: Composed) -> None:
+    address = stacks.serve("echo", "--label", "app=echo")
+    stacks.container("client", "--label", "app=client")
+    stacks.ready(10)
+    with traffic(stacks, "client", address) as said, visits(stacks, 8081) as failures:
+        for service in SERVICES:
+            stacks.crash(service)
+            assert stacks.fetch("client", address) == "echo", service
+            assert not stacks.connects("blog_api_1", address, 81), service
+        stacks.well()
+    assert lost(said) == 0
+    assert failures == []
+    # and what is new works too
+    stacks.container("later", "--label", "app=later")
+    stacks.ready(11)
+    assert "timed out" in stacks.visit(8082)["error"]
+
+
+def test_an_upgrade_of_all_of_fairlead_loses_no_packet(stacks: Composed) -> None:
+    with traffic(stacks, "client", stacks.address("echo")) as said, visits(stacks, 8081) as failures:
+        stacks.fairlead("up", "-d", "--no-build", "--force-recreate", "-t", "5")
+        stacks.well()
+    assert lost(said) == 0
+    assert failures == []
+
+
+def test_the_plugin_finds_an_engine_that_was_started_again(stacks: Composed) -> None:
+    stacks.engine.kill()
+    stacks.engine.start()
+    stacks.well()
+    stacks.container("after", "--label", "app=after")
+    stacks.ready(12)
+    assert stacks.visit(8081)["stack"] == "shop"
+
+
+def test_down_leaves_nothing(stacks: Composed) -> None:
+    names = stacks.engine.said("ps", "-aq", "--filter", "network=fl").split()
+    stacks.engine.run("rm", "-f", *names)
+    stacks.engine.run("network", "rm", "fl")
+    for stack in STACKS:
+        stacks.example(stack, "down", "-v", "-t", "0")
+    stacks.settled_empty()
+    stacks.remove()
+    assert stacks.engine.said("ps", "-aq") == ""
+    assert stacks.engine.said("volume", "ls", "-q") == ""
+    devices = {line.split()[0].split("@")[0] for line in run("ip", "-br", "link").splitlines()}
+    assert devices == {"lo", "up0", "docker0"}
+    assert "proto 88" not in run("ip", "rule")
+    assert run("tc", "filter", "show", "dev", "up0", "ingress") == ""
+    assert stacks.pins() == []
