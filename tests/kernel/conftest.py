@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.datapath.kernel.testrun import TestRun
+from tests.kernel.firewall import Wires, protect
 from tests.kernel.outside import masquerading
 from tests.kernel.rig import Rig, new_rig
 
@@ -26,3 +28,40 @@ def rig(node: Rig) -> Rig:
 def out(rig: Rig) -> Iterator[Rig]:
     with masquerading(rig) as outside:
         yield outside
+
+
+@pytest.fixture
+def pod(rig: Rig) -> Iterator[TestRun]:
+    program = rig.program("from_pod")
+    yield program
+    program.close()
+
+
+@pytest.fixture
+def network(rig: Rig) -> Iterator[TestRun]:
+    program = rig.program("from_network")
+    yield program
+    program.close()
+
+
+@pytest.fixture
+def host(rig: Rig) -> Iterator[TestRun]:
+    program = rig.program("from_host")
+    yield program
+    program.close()
+
+
+@pytest.fixture
+def closed(rig: Rig) -> Iterator[Rig]:
+    """The node with a host policy that allows nothing."""
+    protect(rig, {})
+    yield rig
+    rig.kernel.delete_host()
+
+
+@pytest.fixture
+def wires(rig: Rig) -> Iterator[Wires]:
+    made = Wires(rig)
+    yield made
+    for program in made.programs.values():
+        program.close()

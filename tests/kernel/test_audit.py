@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from services.datapath.kernel import abi
@@ -11,24 +9,12 @@ from services.datapath.kernel.testrun import REDIRECT, SHOT, TestRun
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
-from tests.kernel.packets import SYN, TCP, Transport, frame, tcp, udp
+from tests.kernel.packets import SYN, TCP, frame, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, Rig, pod_address
+from tests.kernel.sending import families, send
 
 pytestmark = pytest.mark.kernel
-families = pytest.mark.parametrize("family", [4, 6])
 DENIED = PolicyKey(1001, 80, TCP, 0)
-
-
-@pytest.fixture
-def pod(rig: Rig) -> Iterator[TestRun]:
-    program = rig.program("from_pod")
-    yield program
-    program.close()
-
-
-def send(rig: Rig, pod: TestRun, body: Transport, family: int, sender: int = 1) -> int:
-    packet = frame(body, pod_address(sender, family), pod_address(3 - sender, family))
-    return pod.run(packet, rig.plugged[sender].ifindex).action
 
 
 def told(rig: Rig) -> list[tuple[EventKind, int, int, int]]:

@@ -20,11 +20,11 @@ from services.datapath.kernel.testrun import REDIRECT, SHOT, TestRun
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
-from tests.kernel.packets import ACK, SYN, TCP, Transport, frame, tcp
+from tests.kernel.packets import ACK, SYN, TCP, frame, tcp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, Rig, new_rig, pod_address
+from tests.kernel.sending import families, send
 
 pytestmark = pytest.mark.kernel
-families = pytest.mark.parametrize("family", [4, 6])
 DENIED = PolicyKey(0, 80, TCP, 0)
 FOREVER_NS, PAST_NS = 1 << 62, 1
 
@@ -46,11 +46,6 @@ def rows(rig: Rig, wanted: dict[int, int]) -> None:
     table.delete_all(table.items())
     table.put_all({number.to_bytes(4, sys.byteorder): abi.BREAK_GLASS.pack(until) for number, until in wanted.items()})
     rig.kernel._tables.bump_addresses()
-
-
-def send(rig: Rig, pod: TestRun, body: Transport, family: int, sender: int = 1) -> int:
-    packet = frame(body, pod_address(sender, family), pod_address(3 - sender, family))
-    return pod.run(packet, rig.plugged[sender].ifindex).action
 
 
 def told(rig: Rig) -> list[tuple[EventKind, int, int, int, bool]]:

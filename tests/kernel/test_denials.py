@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,26 +11,14 @@ from services.datapath.kernel import abi
 from services.datapath.kernel.testrun import REDIRECT, SHOT, TestRun
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
-from tests.kernel.packets import SYN, Transport, echo, frame, tcp, udp
-from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, Rig, pod_address
+from tests.kernel.packets import SYN, echo, tcp, udp
+from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, Rig
+from tests.kernel.sending import families, send
 
 pytestmark = pytest.mark.kernel
 
-families = pytest.mark.parametrize("family", [4, 6])
 LONGER_THAN_REMEMBERED_S = 0.03
 DENIED = PolicyValue(deny=True)
-
-
-@pytest.fixture
-def pod(rig: Rig) -> Iterator[TestRun]:
-    program = rig.program("from_pod")
-    yield program
-    program.close()
-
-
-def send(rig: Rig, pod: TestRun, body: Transport, family: int, sender: int = 1, device: int = 0) -> int:
-    packet = frame(body, pod_address(sender, family), pod_address(3 - sender, family))
-    return pod.run(packet, rig.plugged[device or sender].ifindex).action
 
 
 def drops_counted(rig: Rig, reason: int, direction: int) -> int:

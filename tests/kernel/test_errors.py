@@ -16,10 +16,10 @@ from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
 from tests.kernel.packets import checksum, frame, udp
 from tests.kernel.rig import FAR, NODE, Rig, pod_address, run
+from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
 
-families = pytest.mark.parametrize("family", [4, 6])
 _MTU = 1400
 _HIGH_PORT = 33434
 NODAD = {4: (), 6: ("nodad",)}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from fairlead.address import Address, Prefix
-from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
+from services.datapath.failsafe import HOST_ENDPOINT, HostEntry
 from services.datapath.kernel import links, syscalls
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.survey import Surveyor
@@ -15,71 +13,16 @@ from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
 from services.datapath.operations import KernelError, PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
+from tests.kernel.firewall import IN, OUT, Wires, protect
 from tests.kernel.packets import ACK, SYN, TCP, Transport, echo, frame, icmp, solicitation, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, FAR, NODE, Rig, pod_address
+from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
 
-families = pytest.mark.parametrize("family", [4, 6])
-
-IN, OUT, UDP = 0, 1, 17
 REMOTE_NODE = 6
-SSH, DNS = FailsafePort(IN, TCP, 22), FailsafePort(OUT, UDP, 53)
 OTHER = {4: "198.51.100.9", 6: "2001:db8:9::9"}
 ALLOW = PolicyValue()
-
-
-def protect(rig: Rig, rows: dict[PolicyKey, PolicyValue]) -> None:
-    """Have the node filtered by just these rows."""
-    rig.policy(HOST_ENDPOINT, rows)
-    rig.kernel.put_host(
-        HostEntry(rig.kernel.own_addresses(), frozenset((SSH, DNS)), ingress_default_deny=50, egress_default_deny=51)
-    )
-
-
-@pytest.fixture
-def closed(rig: Rig) -> Iterator[Rig]:
-    """The node with a host policy that allows nothing."""
-    protect(rig, {})
-    yield rig
-    rig.kernel.delete_host()
-
-
-class Wires:
-    """The programs, and what one sends by them."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self.programs = {name: rig.program(name) for name in ("from_pod", "from_network", "from_host", "to_uplink")}
-
-    def _run(self, name: str, packet: bytes, ifindex: int = 0, ingress: int = 0) -> int:
-        return self.programs[name].run(packet, ifindex, ingress_ifindex=ingress).action
-
-    def arrives(self, body: Transport, family: int, **more: str) -> int:
-        """Send from the network to the node."""
-        source, destination = more.get("source", FAR[family]), more.get("destination", NODE[family])
-        return self._run("from_network", frame(body, source, destination))
-
-    def leaves(self, body: Transport, family: int, *, came_by: int = 0, **more: str) -> int:
-        """Have the node send to the network; `came_by`: it forwards for somebody."""
-        source, destination = more.get("source", NODE[family]), more.get("destination", FAR[family])
-        return self._run("to_uplink", frame(body, source, destination), ingress=came_by)
-
-    def pod_sends(self, body: Transport, family: int) -> int:
-        """Send from a pod to the node."""
-        return self._run("from_pod", frame(body, pod_address(1, family), NODE[family]), self.rig.plugged[1].ifindex)
-
-    def pod_gets(self, body: Transport, family: int, *, came_by: int = 0) -> int:
-        """Send from the node's stack to a pod."""
-        return self._run("from_host", frame(body, NODE[family], pod_address(1, family)), ingress=came_by)
-
-
-@pytest.fixture
-def wires(rig: Rig) -> Iterator[Wires]:
-    made = Wires(rig)
-    yield made
-    for program in made.programs.values():
-        program.close()
 
 
 def uplink_filter(rig: Rig) -> str:

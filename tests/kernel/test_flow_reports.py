@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
 
 from services.datapath.kernel import abi
 from services.datapath.kernel.testrun import REDIRECT, TestRun
 from services.datapath.reports import Event, EventKind
-from tests.kernel.packets import ACK, FIN, RST, SYN, TCP, Transport, frame, tcp, udp
+from tests.kernel.packets import ACK, FIN, RST, SYN, TCP, tcp, udp
 from tests.kernel.rig import Rig, pod_address
+from tests.kernel.sending import families, send
 
 pytestmark = pytest.mark.kernel
-families = pytest.mark.parametrize("family", [4, 6])
-
-
-@pytest.fixture
-def pod(rig: Rig) -> Iterator[TestRun]:
-    program = rig.program("from_pod")
-    yield program
-    program.close()
-
-
-def send(rig: Rig, pod: TestRun, body: Transport, family: int, sender: int = 1) -> None:
-    packet = frame(body, pod_address(sender, family), pod_address(3 - sender, family))
-    assert pod.run(packet, rig.plugged[sender].ifindex).action == REDIRECT
 
 
 def of_flows(rig: Rig) -> list[Event]:
@@ -34,9 +21,9 @@ def of_flows(rig: Rig) -> list[Event]:
 
 
 def shake_hands(rig: Rig, pod: TestRun, family: int, client: int = 1) -> None:
-    send(rig, pod, tcp(1000, 80, SYN), family, client)
-    send(rig, pod, tcp(80, 1000, SYN | ACK), family, 3 - client)
-    send(rig, pod, tcp(1000, 80), family, client)
+    assert send(rig, pod, tcp(1000, 80, SYN), family, client) == REDIRECT
+    assert send(rig, pod, tcp(80, 1000, SYN | ACK), family, 3 - client) == REDIRECT
+    assert send(rig, pod, tcp(1000, 80), family, client) == REDIRECT
 
 
 @families
@@ -49,7 +36,7 @@ def test_both_fins_end_a_flow_and_are_told_once(
     ends = [(tcp(1000, 80, FIN | ACK), client), (tcp(80, 1000, FIN | ACK), 3 - client)]
     for body, sender in reversed(ends) if responder_first else ends:
         assert of_flows(rig) == []
-        send(rig, pod, body, family, sender)
+        assert send(rig, pod, body, family, sender) == REDIRECT
     [event] = of_flows(rig)
     assert event.kind is EventKind.CLOSED
     assert (event.source, event.destination) == (pod_address(client, family), pod_address(3 - client, family))
@@ -60,8 +47,8 @@ def test_both_fins_end_a_flow_and_are_told_once(
     assert event.bytes == (3 * size, 2 * size)
     assert event.tcp_flags == (SYN | ACK | FIN, SYN | ACK | FIN)
     assert (event.endpoint, event.direction, event.is_reply) == (3 - client, 0, False)
-    send(rig, pod, tcp(1000, 80), family, client)
-    send(rig, pod, tcp(80, 1000, FIN | ACK), family, 3 - client)
+    assert send(rig, pod, tcp(1000, 80), family, client) == REDIRECT
+    assert send(rig, pod, tcp(80, 1000, FIN | ACK), family, 3 - client) == REDIRECT
     assert of_flows(rig) == []
 
 
@@ -69,7 +56,7 @@ def test_both_fins_end_a_flow_and_are_told_once(
 @pytest.mark.parametrize("breaker", [1, 2])
 def test_one_reset_ends_a_flow(rig: Rig, pod: TestRun, family: int, breaker: int) -> None:
     shake_hands(rig, pod, family)
-    send(rig, pod, tcp(1000, 80, RST) if breaker == 1 else tcp(80, 1000, RST | ACK), family, breaker)
+    assert send(rig, pod, tcp(1000, 80, RST) if breaker == 1 else tcp(80, 1000, RST | ACK), family, breaker) == REDIRECT
     [event] = of_flows(rig)
     assert event.kind is EventKind.CLOSED
     assert event.tcp_flags[breaker - 1] & RST
@@ -80,9 +67,9 @@ def test_connection_on_the_ports_of_one_that_said_half_goodbye_tells_the_end_of_
     rig: Rig, pod: TestRun, family: int
 ) -> None:
     shake_hands(rig, pod, family)
-    send(rig, pod, tcp(1000, 80, FIN | ACK), family)
+    assert send(rig, pod, tcp(1000, 80, FIN | ACK), family) == REDIRECT
     assert of_flows(rig) == []
-    send(rig, pod, tcp(1000, 80, SYN), family)
+    assert send(rig, pod, tcp(1000, 80, SYN), family) == REDIRECT
     [event] = of_flows(rig)
     assert (event.kind, event.packets) == (EventKind.CLOSED, (3, 1))
     [value] = rig.flows().values()
@@ -103,22 +90,22 @@ def test_lasting_flow_is_told_once_per_interval_if_wanted(rig: Rig, pod: TestRun
             older = struct.pack("=Q", last_seen - jiffies) + value[8:reported_at]
             table.put(key, older + struct.pack("=Q", reported - jiffies) + value[reported_at + 8 :])
 
-    send(rig, pod, udp(1000, 53), family)
+    assert send(rig, pod, udp(1000, 53), family) == REDIRECT
     age(100 * settings.second // 10)
-    send(rig, pod, udp(1000, 53), family)
+    assert send(rig, pod, udp(1000, 53), family) == REDIRECT
     assert of_flows(rig) == []
     try:
         tables.set_settings(settings._replace(report_interval=5 * settings.second))
         age(1)
-        send(rig, pod, udp(1000, 53), family)
-        send(rig, pod, udp(1000, 53), family)
+        assert send(rig, pod, udp(1000, 53), family) == REDIRECT
+        assert send(rig, pod, udp(1000, 53), family) == REDIRECT
         [event] = of_flows(rig)
         assert (event.kind, event.packets) == (EventKind.LASTING, (3, 0))
         age(2 * settings.second)
-        send(rig, pod, udp(1000, 53), family)
+        assert send(rig, pod, udp(1000, 53), family) == REDIRECT
         assert of_flows(rig) == []
         age(4 * settings.second)
-        send(rig, pod, udp(1000, 53), family)
+        assert send(rig, pod, udp(1000, 53), family) == REDIRECT
         assert [event.kind for event in of_flows(rig)] == [EventKind.LASTING]
     finally:
         tables.set_settings(settings)

@@ -12,10 +12,10 @@ from services.datapath.operations import PolicyKey, PolicyValue
 from tests.fuzz.packets.__main__ import run
 from tests.kernel.packets import SYN, arp_request, echo, frame, icmp, solicitation, tcp, udp
 from tests.kernel.rig import ALLOW_OUT, FAR, NODE, Rig, pod_address
+from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
 
-families = pytest.mark.parametrize("family", [4, 6])
 # test-run itself refuses frames that end within the IP header; test_namespaces sends those through a real device
 SHORTEST = {b"\x08\x00": 34, b"\x86\xdd": 54}
 

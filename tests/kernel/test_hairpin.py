@@ -13,10 +13,9 @@ from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
 from tests.kernel.packets import SYN, echo, frame, tcp, udp
 from tests.kernel.rig import Rig, pod_address
+from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
-
-families = pytest.mark.parametrize("family", [4, 6])
 
 
 @families

@@ -18,10 +18,10 @@ from services.datapath.operations import PolicyValue
 from services.datapath.reports import DropReason as Drop
 from tests.kernel.outside import BOTH, ON, datagrams, drops
 from tests.kernel.rig import ALLOW_OUT, FAR, NODE, SMALL, Rig, pod_address
+from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
 
-families = pytest.mark.parametrize("family", [4, 6])
 PORTS = range(61000, 65536)
 
 

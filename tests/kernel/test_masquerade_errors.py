@@ -11,11 +11,11 @@ import pytest
 from services.datapath.reports import DropReason as Drop
 from tests.kernel.outside import datagrams, drops
 from tests.kernel.rig import FAR, NODE, Rig, run
+from tests.kernel.sending import families
 from tests.kernel.test_errors import await_error, errors_of, talking
 
 pytestmark = pytest.mark.kernel
 
-families = pytest.mark.parametrize("family", [4, 6])
 BEYOND = {4: "198.51.100.7", 6: "2001:db8:7::7"}
 ROUTER = {4: "198.51.100.1", 6: "2001:db8:7::1"}
 _MTU = 1300

@@ -9,10 +9,9 @@ import pytest
 from services.datapath.failsafe import HOST_ENDPOINT, HostEntry
 from services.datapath.reports import DropReason as Drop
 from tests.kernel.rig import FAR, NODE, Rig
+from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
-
-families = pytest.mark.parametrize("family", [4, 6])
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
 from tests.kernel.nodes import REMOTE_NODE, Fleet, new_fleet, outside
 from tests.kernel.rig import IDENTITY, pod_address
+from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
 
-families = pytest.mark.parametrize("family", [4, 6])
 IN, OUT, TCP = 0, 1, 6
 ALLOW = PolicyValue()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,23 +13,11 @@ from services.datapath.kernel.sweep import trusted_for
 from services.datapath.kernel.testrun import REDIRECT, TestRun
 from services.datapath.kernel.tuning import Tuning
 from services.datapath.reports import Event, EventKind
-from tests.kernel.packets import ACK, FIN, SYN, Transport, frame, tcp, udp
+from tests.kernel.packets import ACK, FIN, SYN, tcp, udp
 from tests.kernel.rig import SMALL, Rig, pod_address
+from tests.kernel.sending import families, send
 
 pytestmark = pytest.mark.kernel
-families = pytest.mark.parametrize("family", [4, 6])
-
-
-@pytest.fixture
-def pod(rig: Rig) -> Iterator[TestRun]:
-    program = rig.program("from_pod")
-    yield program
-    program.close()
-
-
-def send(rig: Rig, pod: TestRun, body: Transport, family: int, sender: int = 1, **more: int) -> None:
-    packet = frame(body, pod_address(sender, family), pod_address(3 - sender, family), **more)
-    assert pod.run(packet, rig.plugged[sender].ifindex).action == REDIRECT
 
 
 def age(rig: Rig, seconds: int) -> None:
@@ -53,7 +40,7 @@ def sweep(rig: Rig) -> tuple[int, int, list[Event]]:
 def test_clock_is_that_of_the_programs(rig: Rig, pod: TestRun) -> None:
     clock = Jiffies()
     before = clock.now()
-    send(rig, pod, udp(1000, 53), 4)
+    assert send(rig, pod, udp(1000, 53), 4) == REDIRECT
     [value] = rig.flows().values()
     assert before <= abi.FLOW.unpack(value)[0] <= clock.now()
     clock.close()
@@ -61,8 +48,8 @@ def test_clock_is_that_of_the_programs(rig: Rig, pod: TestRun) -> None:
 
 @families
 def test_silent_flow_goes_after_its_time_and_half_a_minute_and_is_told(rig: Rig, pod: TestRun, family: int) -> None:
-    send(rig, pod, udp(1000, 53), family)
-    send(rig, pod, udp(53, 1000), family, sender=2)
+    assert send(rig, pod, udp(1000, 53), family) == REDIRECT
+    assert send(rig, pod, udp(53, 1000), family, sender=2) == REDIRECT
     rig.take_events()
     age(rig, 80)
     assert sweep(rig) == (1, 0, [])
@@ -77,13 +64,13 @@ def test_silent_flow_goes_after_its_time_and_half_a_minute_and_is_told(rig: Rig,
 
 @families
 def test_valid_connections_stay_and_told_ends_are_not_told_again(rig: Rig, pod: TestRun, family: int) -> None:
-    send(rig, pod, tcp(1000, 80, SYN), family)
-    send(rig, pod, tcp(80, 1000, SYN | ACK), family, sender=2)
-    send(rig, pod, tcp(1000, 80), family)
+    assert send(rig, pod, tcp(1000, 80, SYN), family) == REDIRECT
+    assert send(rig, pod, tcp(80, 1000, SYN | ACK), family, sender=2) == REDIRECT
+    assert send(rig, pod, tcp(1000, 80), family) == REDIRECT
     age(rig, 7000)
     assert sweep(rig) == (1, 0, [])
-    send(rig, pod, tcp(1000, 80, FIN | ACK), family)
-    send(rig, pod, tcp(80, 1000, FIN | ACK), family, sender=2)
+    assert send(rig, pod, tcp(1000, 80, FIN | ACK), family) == REDIRECT
+    assert send(rig, pod, tcp(80, 1000, FIN | ACK), family, sender=2) == REDIRECT
     age(rig, 35)
     assert sweep(rig) == (1, 0, [])
     age(rig, 10)
@@ -99,7 +86,7 @@ def test_timeouts_are_those_of_the_programs() -> None:
 @families
 def test_fragments_go_when_no_stack_waits_for_the_rest(rig: Rig, pod: TestRun, family: int) -> None:
     first = 1 if family == 6 else 0x2000
-    send(rig, pod, udp(1000, 53), family, fragment=first)
+    assert send(rig, pod, udp(1000, 53), family, fragment=first) == REDIRECT
     table = rig.kernel._tables.maps["fragments"]
     [(key, value)] = table.items().items()
     sweep(rig)
@@ -111,7 +98,7 @@ def test_fragments_go_when_no_stack_waits_for_the_rest(rig: Rig, pod: TestRun, f
 
 
 def test_a_larger_table_takes_the_flows_along(rig: Rig, pod: TestRun) -> None:
-    send(rig, pod, udp(1000, 53), 4)
+    assert send(rig, pod, udp(1000, 53), 4) == REDIRECT
     before = rig.flows()
     larger = LinuxKernel(rig.pins, ("up0",), Tuning(flows=8192, addresses=SMALL.addresses))
     try:
