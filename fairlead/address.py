@@ -42,7 +42,8 @@ def _is_canonical(text: str) -> bool:
 
 
 def _is_host(text: str) -> bool:
-    return text.endswith("/128" if ":" in text else "/32")
+    # not `in`: a Prefix answers that about addresses
+    return text.endswith("/128" if text.find(":") >= 0 else "/32")
 
 
 _ip = lru_cache(maxsize=4096)(ipaddress.ip_address)

@@ -25,6 +25,7 @@ def test_every_way_to_write_an_ipv6_address_comes_to_one(number: int) -> None:
     for text in (str(value), value.exploded, str(value).upper(), Address(str(value))):
         assert str(Address(text)) == str(value)
         assert str(Prefix(text)) == str(Prefix(f"{text}/128")) == f"{value}/128"
+        assert Prefix(text).is_host
     assert Address(str(value)).ip == value
 
 
