@@ -6,7 +6,7 @@ looked at again. What comes out is the same as resolving everything anew.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -220,14 +220,11 @@ class Model:
 
     def _naming(self, selectors: Iterable[Selector]) -> dict[Cohort, set[Rule]]:
         """Return the rules that name whom the selectors select, by the cohorts whose rules they are."""
-        found: dict[Cohort, set[Rule]] = {}
+        found: defaultdict[Cohort, set[Rule]] = defaultdict(set)
         for selector in selectors:
             for rule in self._by_peer.get(selector, ()):
                 for cohort in self._subjects(rule).cohorts(rule.subject):
-                    if cohort in found:
-                        found[cohort].add(rule)
-                    else:
-                        found[cohort] = {rule}
+                    found[cohort].add(rule)
         return found
 
     def _peers_of(self, *rules: Rule) -> set[int]:

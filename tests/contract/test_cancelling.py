@@ -63,3 +63,4 @@ async def test_stopping_what_has_failed_or_ended_is_no_error() -> None:
     await asyncio.wait({failed, ended})
     await stop(failed, ended)
     await stop()
+    assert not failed.cancelled()
