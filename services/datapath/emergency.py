@@ -113,8 +113,8 @@ class Emergency:
         )
         with glassbook.writing(self._book) as fd:
             glassbook.append(fd, self._book, entry)
-            self._forget_ended()
             try:
+                self._forget_ended()
                 self._table.put({endpoint: entry.until_ns})
             except FairleadError as error:
                 failure = Entry(deed=Deed.FAILED, time=now, endpoint=endpoint, reason=error.message, by=self._by)

@@ -93,6 +93,17 @@ def test_broken_glass_outlives_everything_but_its_endpoint(bench: Bench, kernel:
     assert bench.kernel.broken_glass() == {0: 5}
 
 
+def test_broken_glass_admits_connections_that_policy_denies(bench: Bench, kernel: Kernel) -> None:
+    two_endpoints(bench)
+    kernel.apply_policy(2, {}, (ANY_IN,))
+    assert not bench.connects((bench.namespace("web"), WEB4), (bench.namespace("db"), DB4), 80)
+    bench.break_glass({2: 1 << 62})
+    assert bench.connects((bench.namespace("web"), WEB4), (bench.namespace("db"), DB4), 80)
+    assert bench.connects((bench.namespace("web"), WEB6), (bench.namespace("db"), DB6), 80)
+    bench.break_glass({2: 1})
+    assert not bench.connects((bench.namespace("web"), WEB6), (bench.namespace("db"), DB6), 80)
+
+
 def test_plug_is_idempotent_and_listed(bench: Bench, kernel: Kernel) -> None:
     link = Link(7, bench.namespace("web"), "eth0", (WEB4,), 0)
     first = kernel.plug(link)

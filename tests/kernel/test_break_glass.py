@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from services.datapath import glassbook
+from services.datapath.emergency import Emergency
 from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.glassbook import Deed, Entry
-from services.datapath.kernel import abi
+from services.datapath.kernel import abi, glass
 from services.datapath.kernel.testrun import REDIRECT, SHOT, TestRun
-from services.datapath.operations import PolicyKey, PolicyValue
+from services.datapath.operations import KernelError, PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
 from tests.kernel.packets import ACK, SYN, TCP, frame, tcp
@@ -193,6 +194,17 @@ def test_the_command_lists_ends_and_tells_what_is_wrong(rig: Rig, pod: TestRun, 
         assert (done.returncode, words in done.stderr) == (status, True), done
     assert len(book(tmp_path)) == 2
     assert rig.kernel.broken_glass() == {}
+
+
+def test_what_the_kernel_refuses_is_in_the_record_too(rig: Rig, pod: TestRun, tmp_path: Path) -> None:
+    (tmp_path / "datapath").mkdir()
+    with glass.pinned(rig.pins) as table:
+        emergency = Emergency(table, tmp_path / "datapath", "alice (uid 1000)")
+        with Path("/dev/null").open() as nothing:
+            os.dup2(nothing.fileno(), table._table.fd, inheritable=False)
+        with pytest.raises(KernelError, match="break_glass refused"):
+            emergency.open(2, "", 60, "x")
+    assert [entry and entry.deed for entry in book(tmp_path)] == [Deed.OPENED, Deed.FAILED]
 
 
 def test_ended_rows_go_and_nothing_opens_without_a_record(rig: Rig, pod: TestRun, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Tests make operations fail through `FakeWorld.faults`. What becomes of a packet'
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_network
@@ -264,6 +265,11 @@ class FakeKernel(FakeFlows, FakeRoutes):
             return EndpointEntry(HOST_ENDPOINT, 0, HOST, b"", b"", host.addresses, False, *silent)
         return next((entry for entry in self.world.entries.values() if address in entry.addresses), None)
 
+    def _is_lifted(self, entry: EndpointEntry, direction: int) -> bool:
+        ends_ns = (self.world.glass.get(number, 0) for number in (entry.endpoint, 0))
+        audited = entry.audit_egress if direction == EGRESS else entry.audit_ingress
+        return audited or any(time.monotonic_ns() < end_ns for end_ns in ends_ns)
+
     def _judge(self, entry: EndpointEntry, peer: int, protocol: int, port: int, direction: int) -> PacketVerdict:
         verdict = PacketVerdict(passes=False, endpoint=entry.endpoint, direction=direction)
         if entry.held:
@@ -272,7 +278,7 @@ class FakeKernel(FakeFlows, FakeRoutes):
         if entry.endpoint == HOST_ENDPOINT and host and FailsafePort(direction, protocol, port) in host.failsafe:
             return verdict._replace(passes=True)
         match = Policy(self.world.policies.get(entry.endpoint)).best(peer, protocol, port, direction)
-        audited = entry.audit_egress if direction == EGRESS else entry.audit_ingress
+        audited = self._is_lifted(entry, direction)
         if match is None:
             silent = entry.egress_default_deny if direction == EGRESS else entry.ingress_default_deny
             return verdict._replace(passes=audited, audited=audited, reason=int(DropReason.POLICY), provenance=silent)
