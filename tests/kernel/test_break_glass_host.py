@@ -11,9 +11,9 @@ from services.datapath.kernel import glass
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
 from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
+from tests.kernel.firewall import Wires, protect
 from tests.kernel.packets import ACK, SYN, tcp
 from tests.kernel.rig import Rig
-from tests.kernel.test_firewall import Wires, protect
 
 pytestmark = pytest.mark.kernel
 families = pytest.mark.parametrize("family", [4, 6])
