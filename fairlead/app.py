@@ -25,6 +25,7 @@ from fairlead.bus import Route, route
 from fairlead.bus_nats import NatsBus
 from fairlead.clock import SYSTEM, Clock
 from fairlead.config import CommonSettings, load
+from fairlead.credential import credential
 from fairlead.errors import InvalidInput
 from fairlead.kv import Kv
 from fairlead.schema.base import Empty
@@ -55,8 +56,7 @@ class App:
             settings.nats,
             name=f"{service}.{settings.node}",
             domain=settings.nats_domain,
-            seed_file=settings.nats_credentials,
-            authority=settings.nats_authority,
+            **credential(settings, service)._asdict(),
         )
         self._kv: Kv | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -32,7 +32,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_domain: str = ""
     """The JetStream domain of the hub; empty when the server we connect to has JetStream itself."""
     nats_credentials: str = ""
-    """File with the nkey seed of this service, called by the credential's name; empty: none."""
+    """File with the nkey seed of this service, called by the credential's name, or a folder in which it is; empty: none."""
     nats_authority: str = ""
     """File with the certificate of the authority that vouches for the server; empty: no TLS (on a node the leaf is on the loopback)."""
     etcd: str = "http://127.0.0.1:2379"

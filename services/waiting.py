@@ -13,12 +13,12 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 
 from fairlead import __version__, tasks
 from fairlead.bus import Bus, route
 from fairlead.clock import SYSTEM, Clock
 from fairlead.config import CommonSettings
+from fairlead.credential import credential
 from fairlead.errors import FairleadError
 from fairlead.schema.admission import START_NOW, StartNow, WaitingStart
 from fairlead.schema.base import Empty
@@ -80,12 +80,10 @@ async def on_bus(settings: CommonSettings, waiting: Waiting) -> AsyncIterator[No
     from fairlead.bus_nats import NatsBus  # noqa: PLC0415 - a start that does not wait needs no bus
 
     logging.getLogger("fairlead.bus_nats").setLevel(logging.WARNING)  # that it is not there yet is nothing new
-    more = {"domain": settings.nats_domain, "seed_file": settings.nats_credentials}
     try:
-        if settings.nats_credentials:
-            Path(settings.nats_credentials).open().close()  # noqa: ASYNC230 - the client would fail where nobody looks
-        bus = NatsBus(settings.nats, name=waiting.name, authority=settings.nats_authority, **more)
-    except (OSError, ValueError) as error:
+        own = credential(settings, waiting.name.partition(".")[0])
+        bus = NatsBus(settings.nats, name=waiting.name, domain=settings.nats_domain, **own._asdict())
+    except (OSError, ValueError, FairleadError) as error:
         _LOG.warning("nobody on the bus will hear of this wait: %s", error)
         yield
         return

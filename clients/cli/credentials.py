@@ -41,6 +41,13 @@ def register(subcommands: Subcommands) -> None:
         metavar="PATH",
         help="where servers find their folder (/etc/nats); '' means where it is made",
     )
+    init.add_argument(
+        "--user",
+        type=int,
+        default=0,
+        metavar="NUMBER",
+        help="as whom hub, leaves, cluster services and ipam run (5300 in containers): their files are given to that user",
+    )
     _grants(init)
     issuing = _command(commands, "issue", _issue, "give somebody a credential", "issue node n1")
     issuing.add_argument("kind", choices=[kind.value for kind in Kind])
@@ -94,7 +101,8 @@ def _init(options: argparse.Namespace) -> Answer:
     if (options.dir / "register.json").exists():
         raise Conflict(f"{options.dir} holds credentials already: `issue`, `rotate` or `revoke` change them")
     now = SYSTEM.now()
-    made = Issued(Register(hosts=tuple(options.hub), store=options.hub_store, place=options.place), {})
+    register = Register(hosts=tuple(options.hub), store=options.hub_store, place=options.place, user=options.user)
+    made = Issued(register, {})
     for service in rights.CLUSTER_SERVICES:
         made = _also(made, issue(made.register, f"{service}-1", Kind.SERVICE, now, service=service))
     made = _also(made, issue(made.register, "operator", Kind.OPERATOR, now, options.may or _OPERATOR_MAY))
@@ -173,6 +181,7 @@ def _written(
         )
         write_secret(folder / "nats.conf", config.encode())
         write_secret(folder / "authority.crt", (options.dir / "authority.crt").read_bytes())
+    ring.hand_over(register)
     return Answer(
         {"folder": str(options.dir), "holders": [one.name for one in register.holders]}, f"{said}\n{next_step}"
     )

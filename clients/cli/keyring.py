@@ -60,6 +60,8 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
     """Where the hub keeps its messages."""
     place: str = "/etc/nats"
     """Where a server finds its folder (containers mount it there); empty: it stays where it was made."""
+    user: int = 0
+    """As whom the hub, leaves, cluster services and ipam run, where that is not root: the number of the user."""
     holders: tuple[Holder, ...] = ()
 
     def find(self, name: str) -> Holder:
@@ -189,6 +191,24 @@ class Keyring:
         for name, seed in seeds.items():
             write_secret(self.seed_file(register.find(name)), seed)
         write_secret(self.folder / "register.json", msgspec.json.format(msgspec.json.encode(register)) + b"\n")
+
+    def hand_over(self, register: Register) -> None:
+        """Give the files to whoever needs them without being root. Raises InvalidInput when we may not."""
+        if not register.user:
+            return
+        nodes = [self.node_folder(one.name) for one in register.holders if one.kind is Kind.NODE]
+        replicas = [self.seed_file(one) for one in register.holders if one.kind is Kind.SERVICE and not one.node]
+        theirs = [self.folder / "authority.crt", *(self.folder / "hub").iterdir(), *replicas]
+        theirs += [
+            folder / name for folder in nodes for name in (f"{folder.name}.ipam.nk", "nats.conf", "authority.crt")
+        ]
+        try:
+            for folder in (self.folder, self.folder / "hub", *nodes, *(folder.parent for folder in nodes)):
+                folder.chmod(0o755)
+            for path in theirs:
+                os.chown(path, register.user, register.user)
+        except PermissionError as error:
+            raise InvalidInput(f"`--user`: {error}: run this as root, or as that user") from error
 
     def seed_file(self, holder: Holder) -> Path:
         """Return where a holder's seed is; the file's name is the holder's, since inboxes are made of it."""

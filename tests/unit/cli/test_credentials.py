@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_a_node_of_an_earlier_version_gets_what_it_lacks_when_it_is_rotated(fold
     assert (folder / "nodes/n1/n1.docker.nk").exists()
     assert "# n1.docker" in (folder / "nodes/n1/nats.conf").read_text()
     assert run(folder, "rotate", "n1", "--finish") == 0
+
+
+def test_files_are_given_to_who_needs_them_without_being_root(tmp_path: Path) -> None:
+    made = tmp_path / "credentials"
+    user = os.getuid() or 5300  # whoever is not root can give files to nobody but itself
+    assert run(made, "init", "--hub", "nats", "--user", str(user)) == 0
+    assert run(made, "issue", "node", "n1") == 0
+    assert run(made, "rotate", "n1") == 0
+    theirs = {path.name for path in made.rglob("*") if path.is_file() and path.stat().st_uid == user}
+    needed = {"authority.crt", "nats.conf", "hub.crt", "hub.key", "identity-1.nk", "policy-1.nk", "n1.ipam.nk"}
+    assert needed <= theirs
+    if os.getuid() == 0:
+        assert theirs == needed
+    assert stat.S_IMODE((made / "nodes/n1").stat().st_mode) == 0o755
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made.rglob("*.nk")} == {0o600}
 
 
 def test_without_init_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
