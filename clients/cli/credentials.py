@@ -42,6 +42,12 @@ def register(subcommands: Subcommands) -> None:
         help="where servers find their folder (/etc/nats); '' means where it is made",
     )
     init.add_argument(
+        "--tree",
+        default="",
+        metavar="PATH",
+        help="where every server finds this folder or its part of it, for instance /etc/fairlead/credentials in containers",
+    )
+    init.add_argument(
         "--user",
         type=int,
         default=0,
@@ -101,7 +107,8 @@ def _init(options: argparse.Namespace) -> Answer:
     if (options.dir / "register.json").exists():
         raise Conflict(f"{options.dir} holds credentials already: `issue`, `rotate` or `revoke` change them")
     now = SYSTEM.now()
-    register = Register(hosts=tuple(options.hub), store=options.hub_store, place=options.place, user=options.user)
+    places = {"store": options.hub_store, "place": options.place, "tree": options.tree.rstrip("/")}
+    register = Register(hosts=tuple(options.hub), user=options.user, **places)
     made = Issued(register, {})
     for service in rights.CLUSTER_SERVICES:
         made = _also(made, issue(made.register, f"{service}-1", Kind.SERVICE, now, service=service))
@@ -171,14 +178,13 @@ def _written(
 ) -> Answer:
     """Write the servers' configurations anew, and say what is to be done with them."""
     hub = options.dir / "hub"
-    write_secret(hub / "nats.conf", servers.hub_config(register, register.place or str(hub)).encode())
+    write_secret(hub / "nats.conf", servers.hub_config(register, register.place_of(hub, "hub")).encode())
     for name in ("hub.crt", "hub.key"):
         write_secret(hub / name, (options.dir / name).read_bytes())
     for node in servers.nodes(register):
         folder = ring.node_folder(node.name)
-        config = servers.leaf_config(
-            register, node.name, ring.seed_file(node).read_bytes(), register.place or str(folder)
-        )
+        place = register.place_of(folder, f"nodes/{node.name}")
+        config = servers.leaf_config(register, node.name, ring.seed_file(node).read_bytes(), place)
         write_secret(folder / "nats.conf", config.encode())
         write_secret(folder / "authority.crt", (options.dir / "authority.crt").read_bytes())
     ring.hand_over(register)

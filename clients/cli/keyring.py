@@ -60,9 +60,15 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
     """Where the hub keeps its messages."""
     place: str = "/etc/nats"
     """Where a server finds its folder (containers mount it there); empty: it stays where it was made."""
+    tree: str = ""
+    """Where a server finds this folder, or its own part of it; empty: `place` counts."""
     user: int = 0
     """As whom the hub, leaves, cluster services and ipam run, where that is not root: the number of the user."""
     holders: tuple[Holder, ...] = ()
+
+    def place_of(self, folder: Path, part: str) -> str:
+        """Return where the server of this part (`hub`, `nodes/<node>`) finds its files; they are made in `folder`."""
+        return f"{self.tree}/{part}" if self.tree else self.place or str(folder)
 
     def find(self, name: str) -> Holder:
         """Return the holder of that name. Raises NotFound."""

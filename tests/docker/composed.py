@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -220,8 +220,11 @@ def _json(text: str) -> dict[str, Any]:
 
 
 @contextmanager
-def composed(images: Path) -> Iterator[Composed]:
-    """Bring one machine up with a network behind its uplink, and leave nothing. The thread stands in its network meanwhile."""
+def composed(images: Path, prepare: Callable[[Composed], None] = lambda _: None) -> Iterator[Composed]:
+    """Bring one machine up with a network behind its uplink, and leave nothing. The thread stands in its network meanwhile.
+
+    `prepare` does what a person does before Fairlead is started.
+    """
     with ExitStack() as stack:
         name = f"fk{os.getpid()}{os.urandom(2).hex()}"
         for which in ("n", "w"):
@@ -231,4 +234,6 @@ def composed(images: Path) -> Iterator[Composed]:
         run("ip", "-n", f"{name}w", "addr", "add", f"{FRIEND}/32", "dev", "lo")
         stack.enter_context(netlink.inside(f"/run/netns/{name}n"))
         environ = {"FAIRLEAD_NODE": "n1", "COMPOSE_PROFILES": "bgp", "BLOG_READERS": f"{FRIEND}/32"}
-        yield Composed(stack, "n1", name, _OPTIONS, environ).start(images)
+        machine = Composed(stack, "n1", name, _OPTIONS, environ)
+        prepare(machine)
+        yield machine.start(images)

@@ -34,6 +34,8 @@ class Machine:
     engine: Dockerd
     bus_url: str
     plugin_state: Path
+    seed = ""
+    """With which credential tests ask; none: everybody may."""
 
     def plugin_said(self) -> str:
         """Return the log of the network plugin."""
@@ -84,7 +86,7 @@ class Machine:
         """Ask over a connection of this moment; nothing while nobody answers for ten seconds."""
 
         async def ask() -> Any:
-            bus = NatsBus(self.bus_url, name="test", domain="hub")
+            bus = NatsBus(self.bus_url, name="test", domain="hub", seed_file=self.seed)
             bus.start()
             try:
                 deadline = time.monotonic() + 10

@@ -136,7 +136,8 @@ def test_node_services_share_the_hosts_network() -> None:
 def test_nothing_listens_to_the_world_unless_told_to() -> None:
     for one in SERVICES.values():
         assert all(
-            re.match(r"(127\.0\.0\.1|\$\{FAIRLEAD_HUB_LISTEN:-127\.0\.0\.1\}):", port) for port in one.get("ports", [])
+            re.match(r"(127\.0\.0\.1|\$\{FAIRLEAD_(HUB|CLIENTS)_LISTEN:-127\.0\.0\.1\}):", port)
+            for port in one.get("ports", [])
         )
 
 
