@@ -59,13 +59,17 @@ def step(model: Model, kind: str, which: int, what: Any) -> None:
 
 
 @RELAXED
-@given(STEPS)
-def test_one_change_at_a_time_comes_to_the_same_as_everything_anew(steps: list[tuple[str, int, Any]]) -> None:
+@given(STEPS, st.integers(1, 6))
+def test_some_changes_at_a_time_come_to_the_same_as_everything_anew(
+    steps: list[tuple[str, int, Any]], together: int
+) -> None:
     model = empty_model()
     kept = all_rows(model)
     model.take_pending()
-    for kind, which, what in steps:
+    for index, (kind, which, what) in enumerate(steps, 1):
         step(model, kind, which, what)
+        if index % together and index < len(steps):
+            continue
         for number in model.take_pending():
             row = model.row(number)
             kept.pop(number, None) if row is None else kept.update({number: row})
