@@ -267,6 +267,8 @@ class Mirror(Generic[V]):
                 )  # once they were not packed
             self.complete = bool(value["complete"])
             self._rows.proven = value.get("checksum") == _checksum(self._rows.packed)
+            if not self._rows.proven:
+                self._dirty.set()
             if not self._rows.proven or not self._rows.lazily:
                 collections.deque(self._readable(), maxlen=0)
             self._rows.proven = True

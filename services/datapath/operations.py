@@ -125,6 +125,12 @@ class Kernel(AddressMaps, Protocol):
     def plug(self, link: Link) -> Plugged:
         """Make the veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
 
+    def intact_links(self, wanted: Iterable[Link]) -> dict[int, Plugged]:
+        """Return those of the links that stand as `plug` left them, by endpoint number: what a kill cut short is not among them.
+
+        Only the node's own side is looked at; what somebody has changed within an endpoint's namespace is not seen.
+        """
+
     def unplug(self, endpoint: int) -> None:
         """Remove the veth pair, the endpoint's policy map and everything else of the endpoint."""
 

@@ -7,7 +7,7 @@ An entry of a policy map that nobody ordered is somebody's emergency measure (or
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -52,10 +52,12 @@ class Realiser:
         self._ledgers: dict[int, Ledger] = store.ledgers()
         self._planned: tuple[Entries, Entries, Change[PolicyKey, PolicyValue]] | None = None
 
-    def start(self) -> KernelReport:
-        """Start the kernel's side, and learn what stands there already."""
+    def start(self, wanted: Collection[Link] = ()) -> KernelReport:
+        """Start the kernel's side, and learn what stands there already: of the wanted links those that need nothing done."""
         report = self._kernel.start()
         self._entries = self._kernel.endpoints()
+        self._plugged = self._kernel.intact_links(wanted)
+        self._links = {link.endpoint: link for link in wanted if link.endpoint in self._plugged}
         return report
 
     def kept(self) -> dict[int, PolicyMap]:

@@ -162,7 +162,8 @@ class Datapath:
         """Start the kernel's side; again, with pauses, while the machine is not ready for it."""
         while True:
             try:
-                report = await self.thread.call(self._realiser.start)
+                links = [record.link for record in self.node.endpoints.live()]
+                report = await self.thread.call(self._realiser.start, links)
             except FairleadError as error:
                 self.kernel_error = error.message
                 _LOG.error("the kernel's side does not start: %s", error.message)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from fairlead.address import Address, Family, Prefix
 from fairlead.schema.identity import WORLD as WORLD_IDENTITY
-from services.datapath.kernel import links, netlink
+from services.datapath.kernel import devices, netlink
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.testrun import REDIRECT, SHOT
 from services.datapath.kernel.tuning import Tuning
@@ -84,7 +84,7 @@ class Node:
         far = _far_mac(self.rig)
         for address in FAR.values():
             run("ip", "neigh", "replace", address, "lladdr", far, "dev", "up0", "nud", "permanent")
-        device = links.find_device(wire, "up0")
+        device = devices.find_device(wire, "up0")
         assert device is not None
         self.uplink = device.ifindex
         wire.close()
@@ -93,7 +93,7 @@ class Node:
 def _far_mac(rig: Rig) -> str:
     with netlink.inside(rig.netns("w")):
         wire = Netlink()
-        device = links.find_device(wire, "eth0")
+        device = devices.find_device(wire, "eth0")
         wire.close()
     assert device is not None
     return device.mac.hex(":")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.address import Prefix
-from services.datapath.kernel import links, netlink
+from services.datapath.kernel import devices, links, netlink
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.tuning import Tuning
 from tests.bench.datapath_program import PEER_IDENTITY, policy
@@ -208,7 +208,7 @@ def limit(ground: Ground, programs: Programs) -> Way:
     """Return two pods whose packets are handed over by a program that does nothing else: the limit of this design."""
     host, a, b = _pods(ground, "l")
     with netlink.inside(f"/run/netns/{host}"), contextlib.closing(Netlink()) as wire:
-        index = {number: device.ifindex for number in (1, 2) if (device := links.find_device(wire, f"v{number}"))}
+        index = {number: device.ifindex for number in (1, 2) if (device := devices.find_device(wire, f"v{number}"))}
         for number, to in ((1, 2), (2, 1)):
             macs = bytes.fromhex(MACS[to].replace(":", "")) + bytes.fromhex(f"02000000010{to}")
             programs.hop(index[number], index[to], macs)

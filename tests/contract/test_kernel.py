@@ -67,16 +67,6 @@ def two_endpoints(bench: Bench) -> tuple[EndpointEntry, EndpointEntry]:
     return entries
 
 
-def test_a_far_end_that_somebody_else_moves_is_made_once(bench: Bench, kernel: Kernel) -> None:
-    link = Link(7, "", "flp7", (WEB4,), 0)
-    first = kernel.plug(link)
-    assert kernel.plug(replace(link, addresses=(WEB6,))) == first
-    assert bench.again().start().adopted
-    assert bench.kernel.plug(link) == first
-    bench.kernel.unplug(7)
-    assert bench.kernel.plugged() == {}
-
-
 def test_broken_glass_outlives_everything_but_its_endpoint(bench: Bench, kernel: Kernel) -> None:
     entries = two_endpoints(bench)
     assert kernel.broken_glass() == {}
@@ -102,24 +92,6 @@ def test_broken_glass_admits_connections_that_policy_denies(bench: Bench, kernel
     assert bench.connects((bench.namespace("web"), WEB6), (bench.namespace("db"), DB6), 80)
     bench.break_glass({2: 1})
     assert not bench.connects((bench.namespace("web"), WEB6), (bench.namespace("db"), DB6), 80)
-
-
-def test_plug_is_idempotent_and_listed(bench: Bench, kernel: Kernel) -> None:
-    link = Link(7, bench.namespace("web"), "eth0", (WEB4,), 0)
-    first = kernel.plug(link)
-    assert (first.endpoint, first.host_interface) == (7, "fl00007")
-    assert kernel.plug(link) == first
-    assert kernel.plugged() == {7: first}
-    assert kernel.endpoints() == {}
-    kernel.unplug(7)
-    kernel.unplug(7)
-    assert kernel.plugged() == {}
-
-
-def test_a_namespace_that_does_not_exist_is_a_kernel_error(kernel: Kernel) -> None:
-    with pytest.raises(KernelError, match="no-such-namespace"):
-        kernel.plug(Link(7, "/run/netns/no-such-namespace", "eth0", (WEB4,), 0))
-    assert kernel.plugged() == {}
 
 
 def test_addresses_of_a_link_can_change(bench: Bench, kernel: Kernel) -> None:

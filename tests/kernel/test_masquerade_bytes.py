@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fairlead.address import Address
-from services.datapath.kernel import links
+from services.datapath.kernel import devices
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT, TestRun
 from services.datapath.operations import PolicyValue
 from services.datapath.reports import DropReason as Drop
@@ -90,7 +90,7 @@ def sends(rig: Rig, pod: TestRun, body: Transport, family: int, **more: int) -> 
 
 
 def receives(rig: Rig, network: TestRun, body: Transport, family: int, **more: int) -> tuple[int, bytes]:
-    device = links.find_device(rig.kernel._wire, "up0")
+    device = devices.find_device(rig.kernel._wire, "up0")
     assert device is not None
     packet = frame(summed(body, FAR[family], NODE[family]), FAR[family], NODE[family], **more)
     after = network.run(packet, device.ifindex)
@@ -157,7 +157,7 @@ def test_later_fragments_change_their_address_alone(
     assert after.packet.endswith(b"y" * 16)
     [row] = out.kernel.masqueraded()
     head = udp(80, row.own_port)
-    device = links.find_device(out.kernel._wire, "up0")
+    device = devices.find_device(out.kernel._wire, "up0")
     assert device is not None
     for body, offset, action in ((later_body, later, OK), (head, first, REDIRECT), (later_body, later, REDIRECT)):
         packet = frame(body, FAR[family], NODE[family], fragment=offset, ident=ident)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import links, netlink
+from services.datapath.kernel import devices, links, netlink
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.operations import KernelError, Link, PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
@@ -160,7 +160,7 @@ def test_foreign_interface_is_not_taken_over(rig: Rig) -> None:
         rig.kernel.plug(link)
     with pytest.raises(KernelError, match="cannot be opened"):
         rig.kernel.plug(Link(9, "/run/netns/is-not-there", "eth0", (Address("10.7.0.9"),), 0))
-    assert links.find_device(rig.kernel._wire, "fl00009") is None
+    assert devices.find_device(rig.kernel._wire, "fl00009") is None
 
 
 @contextmanager
@@ -336,7 +336,7 @@ def test_destroy_leaves_nothing() -> None:
         rig.kernel.destroy()
         assert not pins.exists()
         with closing(netlink.Netlink()) as wire:
-            names = [device.name for device in links.all_devices(wire)]
+            names = [device.name for device in devices.all_devices(wire)]
         assert sorted(names) == ["lo", "up0"]
         assert run("tc", "qdisc", "show", "dev", "up0").count("clsact") == 0
         assert "2047" not in run("ip", "rule") + run("ip", "-6", "rule")

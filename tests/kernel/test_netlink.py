@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import links, netlink, routes
+from services.datapath.kernel import devices, links, netlink, routes
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.operations import KernelError, Link
 from tests.kernel.rig import run, why_not
@@ -57,10 +57,10 @@ def test_a_pair_is_as_asked_and_read_back_as_it_is(wire: Netlink, spaces: tuple[
     near, far = shown(spaces[0], "link", "show", "near0")[0], shown(spaces[1], "link", "show", "far0")[0]
     assert (near["address"], near["mtu"], near["linkinfo"]["info_kind"]) == (NEAR.hex(":"), 1400, "veth")
     assert (far["address"], far["mtu"]) == (FAR.hex(":"), 1300)
-    device = links.Device("near0", near["ifindex"], NEAR, 1400, far["ifindex"], 1)
-    assert links.find_device(wire, "near0") == device
-    assert device in links.all_devices(wire)
-    assert links.find_device(wire, "far0") is None
+    device = devices.Device("near0", near["ifindex"], NEAR, 1400, far["ifindex"], 1)
+    assert devices.find_device(wire, "near0") == device
+    assert device in devices.all_devices(wire)
+    assert devices.find_device(wire, "far0") is None
     with pytest.raises(KernelError, match="create near0: File exists"):
         make_pair(wire, spaces[1])
 
@@ -70,12 +70,12 @@ def test_a_socket_stays_in_the_namespace_where_it_was_made(wire: Netlink, spaces
     with netlink.inside(f"/run/netns/{spaces[1]}"):
         there = Netlink()
     with closing(there):
-        assert {device.name for device in links.all_devices(there)} == {"lo", "far0"}
-    assert {device.name for device in links.all_devices(wire)} == {"lo", "near0"}
+        assert {device.name for device in devices.all_devices(there)} == {"lo", "far0"}
+    assert {device.name for device in devices.all_devices(wire)} == {"lo", "near0"}
 
 
 def test_a_device_that_is_not_ethernet_is_read_and_is_no_uplink(wire: Netlink, spaces: tuple[str, str]) -> None:
-    assert [(device.name, device.mac) for device in links.all_devices(wire)] == [("lo", b"")]
+    assert [(device.name, device.mac) for device in devices.all_devices(wire)] == [("lo", b"")]
     with pytest.raises(KernelError, match="lo is not an Ethernet device"):
         links.find_uplink(wire, "lo")
 
@@ -83,7 +83,7 @@ def test_a_device_that_is_not_ethernet_is_read_and_is_no_uplink(wire: Netlink, s
 def test_the_first_refusal_is_named_and_the_rest_still_runs(wire: Netlink, spaces: tuple[str, str]) -> None:
     """More requests than fit into one go, and the refused ones are not at its edges."""
     make_pair(wire, spaces[1])
-    device = links.find_device(wire, "near0")
+    device = devices.find_device(wire, "near0")
     assert device is not None
     run("ip", "-n", spaces[0], "link", "set", "near0", "up")
     wanted = [Prefix(f"10.{number}.0.0/16") for number in range(200)]
@@ -97,7 +97,7 @@ def test_the_first_refusal_is_named_and_the_rest_still_runs(wire: Netlink, space
 
 def test_routes_of_others_are_neither_read_nor_removed(wire: Netlink, spaces: tuple[str, str]) -> None:
     make_pair(wire, spaces[1])
-    device = links.find_device(wire, "near0")
+    device = devices.find_device(wire, "near0")
     assert device is not None
     assert routes.routes(wire) == set()  # the table is not even there
     run("ip", "-n", spaces[0], "link", "set", "near0", "up")
@@ -121,26 +121,26 @@ def test_routes_of_others_are_neither_read_nor_removed(wire: Netlink, spaces: tu
 
 def test_addresses_are_those_of_the_one_device(wire: Netlink, spaces: tuple[str, str]) -> None:
     make_pair(wire, spaces[1])
-    device = links.find_device(wire, "near0")
+    device = devices.find_device(wire, "near0")
     assert device is not None
     run("ip", "-n", spaces[0], "link", "set", "lo", "up")
     link = Link(1, "", "near0", (Address("10.7.0.1"), Address("fd07::1")), 0)
     wire.send(links.pod_side(link, device, set(), 1400))
-    assert links.addresses_of(wire, device.ifindex) == set(link.addresses)
+    assert devices.addresses_of(wire, device.ifindex) == set(link.addresses)
     flags = {entry["local"]: entry for entry in shown(spaces[0], "addr", "show", "dev", "near0")[0]["addr_info"]}
     assert set(flags) == set(link.addresses)  # no link-local one either
     assert all(entry["noprefixroute"] for entry in flags.values())
     assert flags["fd07::1"]["nodad"]
     moved = Link(1, "", "near0", (Address("10.7.0.9"),), 0)
-    wire.send(links.pod_side(moved, device, links.addresses_of(wire, device.ifindex), 1400))
-    assert links.addresses_of(wire, device.ifindex) == {Address("10.7.0.9")}
+    wire.send(links.pod_side(moved, device, devices.addresses_of(wire, device.ifindex), 1400))
+    assert devices.addresses_of(wire, device.ifindex) == {Address("10.7.0.9")}
     run("ip", "-n", spaces[0], "addr", "add", "10.8.0.1", "peer", "10.8.0.2", "dev", "near0")
-    assert links.addresses_of(wire, device.ifindex) == {Address("10.7.0.9"), Address("10.8.0.1")}
+    assert devices.addresses_of(wire, device.ifindex) == {Address("10.7.0.9"), Address("10.8.0.1")}
 
 
 def test_the_gateway_is_a_neighbour_for_ever_and_the_default_route(wire: Netlink, spaces: tuple[str, str]) -> None:
     make_pair(wire, spaces[1])
-    device = links.find_device(wire, "near0")
+    device = devices.find_device(wire, "near0")
     assert device is not None
     link = Link(1, "", "near0", (Address("10.7.0.1"), Address("fd07::1")), 0)
     wire.send(links.pod_side(link, device, set(), 1400))
@@ -154,7 +154,7 @@ def test_the_gateway_is_a_neighbour_for_ever_and_the_default_route(wire: Netlink
 
 def test_filters_of_others_are_seen_and_not_taken_for_ours(wire: Netlink, spaces: tuple[str, str]) -> None:
     make_pair(wire, spaces[1])
-    device = links.find_device(wire, "near0")
+    device = devices.find_device(wire, "near0")
     assert device is not None
     assert not links.has_filters(wire, device.ifindex)
     tc = ("ip", "netns", "exec", spaces[0], "tc")
@@ -170,10 +170,10 @@ def test_no_descriptor_is_left_and_a_closed_socket_says_so(spaces: tuple[str, st
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         with closing(Netlink()) as wire:
-            links.find_device(wire, "lo")
+            devices.find_device(wire, "lo")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     with pytest.raises(KernelError, match="netlink takes no request"):
-        links.find_device(wire, "lo")
+        devices.find_device(wire, "lo")
 
 
 def test_an_answer_that_never_comes_is_not_waited_for_for_ever(wire: Netlink) -> None:

@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import links, netlink, overlay
+from services.datapath.kernel import devices, netlink, overlay
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
@@ -160,7 +160,7 @@ def test_what_comes_by_tunnels_comes_by_nothing_else(fleet: Fleet, family: int) 
     assert fleet.nodes[1].ping("1", pod_address(2, family))
     for body in (udp(1, 2), udp(1, 2)):
         with fleet.on(2) as node:
-            uplink = links.find_device(node.kernel._wire, "up0")
+            uplink = devices.find_device(node.kernel._wire, "up0")
             assert uplink is not None
             plain = frame(body, pod_address(1, family), pod_address(2, family))
             program = node.program("from_network")
@@ -262,9 +262,9 @@ def test_who_sends_more_than_fits_is_told(fleet: Fleet, family: int) -> None:
 
 def test_flows_go_on_when_the_service_starts_again(fleet: Fleet) -> None:
     with fleet.on(1) as node:
-        before = links.find_device(node.kernel._wire, overlay.DEVICES[kind_of(fleet)])
+        before = devices.find_device(node.kernel._wire, overlay.DEVICES[kind_of(fleet)])
         node.kernel.start()
-        after = links.find_device(node.kernel._wire, overlay.DEVICES[kind_of(fleet)])
+        after = devices.find_device(node.kernel._wire, overlay.DEVICES[kind_of(fleet)])
         assert before == after
         assert node.kernel.tunnels() == fleet.tunnels(1)
     assert fleet.nodes[1].ping("1", pod_address(2, 4))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import links, overlay
+from services.datapath.kernel import devices, overlay
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.survey import Surveyor
@@ -50,7 +50,7 @@ def started(rig: Rig, tunnels: Overlay | None) -> Process:
 
 def ifindex() -> int:
     with closing(Netlink()) as wire:
-        device = links.find_device(wire, DEVICE)
+        device = devices.find_device(wire, DEVICE)
         return device.ifindex if device else 0
 
 
@@ -136,7 +136,7 @@ def test_a_kind_that_the_kernel_does_not_know_is_told() -> None:
     with closing(Netlink()) as wire:
         assert overlay.can_make(wire, "vxlan")
         assert not overlay.can_make(wire, "nosuchkind")
-        assert links.find_device(wire, "fairlead_probe") is None
+        assert devices.find_device(wire, "fairlead_probe") is None
 
 
 def test_destroy_leaves_nothing() -> None:

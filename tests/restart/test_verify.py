@@ -21,7 +21,7 @@ from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty, IdentityId
 from fairlead.schema.datapath import EndpointState
 from fairlead.schema.identity import ADDRESSES, AddressEntry, AddressGroup
-from services.datapath.kernel import abi, links, pins, syscalls
+from services.datapath.kernel import abi, devices, links, pins, syscalls
 from services.datapath.kernel.maps import create_map
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.tables import Tables
@@ -79,7 +79,7 @@ def _tc(hook: int, device: str) -> Callable[[Node], None]:
 
     def do(_made: Node) -> None:
         with closing(Netlink()) as wire:
-            found = links.find_device(wire, device)
+            found = devices.find_device(wire, device)
             assert found is not None
             wire.send([links.detach(found.ifindex, hook)])
 
@@ -92,7 +92,7 @@ def _other_program(device: str) -> Callable[[Node], None]:
     def do(made: Node) -> None:
         fd = syscalls.object_get(str(made.pins / "fairlead_from_host"))
         with closing(Netlink()) as wire:
-            found = links.find_device(wire, device)
+            found = devices.find_device(wire, device)
             assert found is not None
             wire.send(links.attach(found.ifindex, links.INGRESS, "from_pod", fd))
         os.close(fd)

@@ -71,6 +71,17 @@ class FakeKernel(FakeFlows, FakeRoutes):
         self.world.log.append(f"plug {link.endpoint}")
         return plugged
 
+    def intact_links(self, wanted: Iterable[Link]) -> dict[int, Plugged]:
+        """Return those of the links that stand as they were plugged."""
+        self._enter("intact_links")
+        there = self.world.namespaces
+        stand = {link.endpoint: self.world.links[link.endpoint] for link in wanted if link.endpoint in self.world.links}
+        return {
+            link.endpoint: stand[link.endpoint][1]
+            for link in wanted
+            if stand.get(link.endpoint, (None,))[0] == link and (there is None or not link.netns or link.netns in there)
+        }
+
     def _new_link(self, endpoint: int) -> Plugged:
         self.world.next_ifindex += 1
         mac = endpoint.to_bytes(2, "big")

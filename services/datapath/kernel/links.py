@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 import socket
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from pyroute2.protocols import ETH_P_ALL
 
 from fairlead.address import Address
 from services.datapath.kernel import abi, netlink
+from services.datapath.kernel.devices import ETHERNET, Device, find_device
 from services.datapath.kernel.netlink import Message, Netlink, body, nested
 from services.datapath.operations import KernelError, Link
 
@@ -27,23 +29,12 @@ HOST_DEVICE, HOST_PEER = "fairlead_host", "fairlead_net"
 _HOST_PEER_MAC = bytes.fromhex("02666c000002")
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _PRIORITY = 1
+_PLUMBING = 1
+"""Grows when `plug` does something that it did not do before: then what earlier versions plugged is plugged again."""
 _ADDR_GEN_NONE = 1
-_ETHERNET = 1
 _POD_INTERFACE = re.compile(r"fl(\d{5})")
 _GATEWAYS = {4: Address("169.254.1.1"), 6: Address("fe80::1")}
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENODEV})
-
-
-@dataclass(frozen=True)
-class Device:
-    """One network device."""
-
-    name: str
-    ifindex: int
-    mac: bytes
-    mtu_bytes: int
-    peer_ifindex: int
-    kind: int
 
 
 @dataclass(frozen=True)
@@ -70,35 +61,12 @@ def pod_mac(endpoint: int) -> bytes:
     return bytes.fromhex("02666c01") + endpoint.to_bytes(2, "big")
 
 
-def _device(answer: nlmsg) -> Device:
-    kind = answer["ifi_type"]
-    return Device(
-        name=answer.get_attr("IFLA_IFNAME"),
-        ifindex=answer["index"],
-        mac=bytes.fromhex(answer.get_attr("IFLA_ADDRESS").replace(":", "")) if kind == _ETHERNET else b"",
-        mtu_bytes=answer.get_attr("IFLA_MTU"),
-        peer_ifindex=answer.get_attr("IFLA_LINK", 0),
-        kind=kind,
-    )
-
-
-def find_device(wire: Netlink, name: str) -> Device | None:
-    """Return the device of that name in the socket's namespace, or None."""
-    answer = wire.ask(Message(rtnl.RTM_GETLINK, body(ifinfmsg, {}, IFLA_IFNAME=name), f"look for device {name}"))
-    return _device(answer) if answer is not None else None
-
-
-def all_devices(wire: Netlink) -> list[Device]:
-    """Return every device of the socket's namespace."""
-    return [_device(answer) for answer in wire.dump(Message(rtnl.RTM_GETLINK, body(ifinfmsg, {}), "list devices"))]
-
-
 def find_uplink(wire: Netlink, name: str) -> Device:
     """Return an uplink. Raises KernelError if it is missing or not Ethernet."""
     device = find_device(wire, name)
     if device is None:
         raise KernelError(f"uplink {name} does not exist in this network namespace: correct the option `uplinks`")
-    if device.kind != _ETHERNET:
+    if device.kind != ETHERNET:
         raise KernelError(f"uplink {name} is not an Ethernet device (kind {device.kind}); only Ethernet is supported")
     return device
 
@@ -137,6 +105,25 @@ def set_shape(name: str, mac: bytes, mtu_bytes: int) -> Message:
     return Message(rtnl.RTM_SETLINK, body(ifinfmsg, {}, **_shape(name, mac, mtu_bytes)), f"set MAC and MTU of {name}")
 
 
+def mark_of(link: Link, mtu_bytes: int) -> str:
+    """Return what is written on the host side of a link that stands complete: it names all that `plug` has done, and the namespace.
+
+    The namespace is known by its inode: its path may lead to another one later. Raises KernelError when there is none.
+    """
+    try:
+        place = Path(link.netns).stat().st_ino if link.netns else 0
+    except OSError as error:
+        raise KernelError(f"network namespace {link.netns} cannot be opened: {error.strerror}") from error
+    done = (_PLUMBING, place, link.interface, *sorted(link.addresses), mtu_bytes)
+    digest = hashlib.blake2b(" ".join(map(str, done)).encode(), digest_size=8)
+    return f"fairlead endpoint {link.endpoint} {digest.hexdigest()}"
+
+
+def set_mark(name: str, mark: str) -> Message:
+    """Return the request that writes on a device; people see it as the device's alias."""
+    return Message(rtnl.RTM_SETLINK, body(ifinfmsg, {}, IFLA_IFNAME=name, IFLA_IFALIAS=mark), f"mark {name}")
+
+
 def remove_device(name: str) -> Message:
     """Return the request that removes a device, whether it is there or not."""
     return Message(rtnl.RTM_DELLINK, body(ifinfmsg, {}, IFLA_IFNAME=name), f"remove {name}", fine=netlink.ABSENT)
@@ -159,16 +146,6 @@ def _add_address(index: int, address: Address) -> Message:
 
 def _remove_address(index: int, address: Address) -> Message:
     return Message(rtnl.RTM_DELADDR, _address(index, address), f"remove address {address}", fine=netlink.ABSENT)
-
-
-def addresses_of(wire: Netlink, index: int) -> set[Address]:
-    """Return the host addresses that a device has, link-local ones left out."""
-    found = set()
-    for answer in wire.dump(Message(rtnl.RTM_GETADDR, body(ifaddrmsg, {"index": index}), "list addresses")):
-        if answer["index"] == index and answer["scope"] == rtnl.rt_scope["universe"]:
-            # IFA_ADDRESS is the other side's on a point-to-point device, and IPv6 has no IFA_LOCAL elsewhere
-            found.add(Address(answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")))
-    return found
 
 
 def _gateway_messages(index: int, family: int) -> list[Message]:

@@ -11,7 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import abi, features, links, loader, masquerade, overlay, pins, plumbing, routes, syscalls
+from services.datapath.kernel import (
+    abi,
+    features,
+    links,
+    loader,
+    masquerade,
+    overlay,
+    pins,
+    plumbing,
+    routes,
+    syscalls,
+)
 from services.datapath.kernel.addressing import LinuxAddresses
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.firewall import Firewall, FirewallCalls
@@ -168,13 +179,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
     def destroy(self) -> None:
         """Remove everything of this node: filters, links, pins. For `lab-down` and uninstall only."""
         wire = self._netlink or Netlink()
-        devices = {device.name: device for device in links.all_devices(wire)}
-        mine = [name for name in devices if links.endpoint_of_interface(name) is not None]
-        mine += [name for name in (links.HOST_DEVICE, *overlay.DEVICES.values()) if name in devices]
-        for name in devices.keys() & set(self._uplinks):
-            plumbing.release_uplink(wire, devices[name].ifindex)
-        routes.remove_all(wire)
-        wire.send([links.remove_device(name) for name in mine])
+        plumbing.remove_all(wire, self._uplinks)
         self._netlink = wire
         self.stop()
         remove_pins(self._directory)
@@ -185,6 +190,13 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         """Make veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
         self._tables.policies.mend(link.endpoint)
         return plumbing.plug(self._wire, link, self._mtu_bytes, self._attach)
+
+    def intact_links(self, wanted: Iterable[Link]) -> dict[int, Plugged]:
+        """Return those of the links that stand as `plug` left them, as far as the node's own side tells."""
+        found = plumbing.intact(self._wire, wanted, self._mtu_bytes, self._lacks)
+        for endpoint in found:
+            self._tables.policies.mend(endpoint)
+        return found
 
     def unplug(self, endpoint: int) -> None:
         """Remove the veth pair, the endpoint's policy map and everything else of the endpoint."""

@@ -20,6 +20,7 @@ _BPFFS_MAGIC = 0xCAFE4A11
 _BPFFS = Path("/sys/fs/bpf")
 _IN_BATCHES = {"hash", "lpm_trie", "lru_hash"}
 _CLOCK_MONOTONIC_COARSE = 6
+_AT_ONCE = 4096
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 
@@ -104,9 +105,10 @@ class Map:
                     raise
                 return sum([syscalls.map_delete(self.fd, key) for key in wanted])
 
-    def items(self) -> dict[bytes, bytes]:
-        """Return the whole table."""
-        split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{self.spec.value_bytes}s")
+    def items(self, first_bytes: int | None = None) -> dict[bytes, bytes]:
+        """Return the whole table, of its values perhaps just the beginning."""
+        size = self.spec.value_bytes if first_bytes is None else first_bytes
+        split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{size}s{self.spec.value_bytes - size}x")
         found: dict[bytes, bytes] = {}
         for keys, values in self.packed():
             found.update(zip(_parts(split[0], keys), _parts(split[1], values), strict=True))
@@ -120,7 +122,8 @@ class Map:
         """Yield the whole table in parts, so that nobody has to hold all of it: keys one behind the other, and their values."""
         with refusals(self.name):
             try:
-                yield from syscalls.map_lookup_batch(self.fd, self.spec.key_bytes, self.spec.value_bytes)
+                sizes = self.spec.key_bytes, self.spec.value_bytes
+                yield from syscalls.map_lookup_batch(self.fd, *sizes, min(_AT_ONCE, self.spec.entries))
             except OSError as error:
                 if error.errno != syscalls.ENOTSUPP:
                     raise

@@ -7,7 +7,7 @@ import errno
 from pyroute2.netlink import nlmsg, rtnl
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from services.datapath.kernel import links, netlink
+from services.datapath.kernel import devices, links, netlink
 from services.datapath.kernel.netlink import Message, Netlink, body, nested
 from services.datapath.operations import KernelError
 from services.datapath.overlay import Overlay
@@ -37,7 +37,7 @@ def ensure(wire: Netlink, overlay: Overlay | None, mtu_bytes: int) -> int:
         wire.send([links.remove_device(name) for name in stale])
     if overlay is None:
         return 0
-    if links.find_device(wire, wanted) is None:
+    if devices.find_device(wire, wanted) is None:
         _make(wire, overlay, wanted)
     resize = body(ifinfmsg, {}, IFLA_IFNAME=wanted, IFLA_MTU=mtu_bytes)
     wire.send([Message(rtnl.RTM_SETLINK, resize, f"set MTU of {wanted}")])
@@ -45,7 +45,7 @@ def ensure(wire: Netlink, overlay: Overlay | None, mtu_bytes: int) -> int:
         wire.send(links.set_up(wanted))
     except KernelError as error:
         raise KernelError(_taken(overlay, error.message)) from error
-    device = links.find_device(wire, wanted)
+    device = devices.find_device(wire, wanted)
     if device is None:
         raise KernelError(f"{wanted} vanished while it was being made: is somebody else managing it?")
     return device.ifindex
@@ -53,7 +53,7 @@ def ensure(wire: Netlink, overlay: Overlay | None, mtu_bytes: int) -> int:
 
 def standing(wire: Netlink) -> list[str]:
     """Return the names of our tunnel devices that exist."""
-    return [name for name in DEVICES.values() if links.find_device(wire, name) is not None]
+    return [name for name in DEVICES.values() if devices.find_device(wire, name) is not None]
 
 
 def fits(wire: Netlink, overlay: Overlay) -> bool:

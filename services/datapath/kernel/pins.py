@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from services.datapath.kernel import abi, links, objects, overlay, syscalls
+from services.datapath.kernel import abi, devices, links, objects, overlay, syscalls
 from services.datapath.kernel.netlink import Netlink
 
 N = TypeVar("N")
@@ -27,7 +27,7 @@ def places(wire: Netlink, uplinks: Sequence[str]) -> Iterator[tuple[int, int, st
     shared = dict.fromkeys(uplinks, (links.INGRESS, "from_network"))
     shared[links.HOST_DEVICE] = (links.EGRESS, "from_host")
     shared |= dict.fromkeys(overlay.standing(wire), (links.INGRESS, "from_overlay"))
-    for device in links.all_devices(wire):
+    for device in devices.all_devices(wire):
         if links.endpoint_of_interface(device.name) is not None:
             yield device.ifindex, links.INGRESS, "from_pod"
         elif device.name in shared:

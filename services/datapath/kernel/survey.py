@@ -18,7 +18,7 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from fairlead.address import Prefix
-from services.datapath.kernel import abi, links, netlink, overlay, pins, routes, syscalls
+from services.datapath.kernel import abi, devices, links, netlink, overlay, pins, routes, syscalls
 from services.datapath.kernel.netlink import Message, Netlink, body
 from services.datapath.operations import KernelError, Link
 from services.datapath.overlay import Overlay
@@ -51,7 +51,7 @@ class Surveyor:
         """Return what is wrong with one endpoint's plumbing."""
         name, subject = links.host_interface(link.endpoint), f"endpoint {link.endpoint}"
         with closing(Netlink()) as wire:
-            near = links.find_device(wire, name)
+            near = devices.find_device(wire, name)
             if near is None:
                 return [Difference(subject, "host device missing", name, link.endpoint)]
             problems = [] if name in _up(wire) else [("host device down", name)]
@@ -101,7 +101,7 @@ class Surveyor:
 
     def _settings(self, wire: Netlink) -> Iterator[Difference]:
         fd = self._open(self._directory / f"{abi.PIN_PREFIX}settings")
-        device = links.find_device(wire, links.HOST_DEVICE)
+        device = devices.find_device(wire, links.HOST_DEVICE)
         if fd is None or device is None:
             return  # told elsewhere
         try:
@@ -113,7 +113,7 @@ class Surveyor:
         if told.host_ifindex != device.ifindex:
             detail = f"should be {device.ifindex}, is {told.host_ifindex}"
             yield Difference("settings", "programs look for the host at another device", detail)
-        tunnel = links.find_device(wire, overlay.DEVICES[self._overlay.kind]) if self._overlay else None
+        tunnel = devices.find_device(wire, overlay.DEVICES[self._overlay.kind]) if self._overlay else None
         if told.tunnel_ifindex != (tunnel.ifindex if tunnel else 0):
             detail = f"should be {tunnel.ifindex if tunnel else 0}, is {told.tunnel_ifindex}"
             yield Difference("settings", "programs look for tunnels at another device", detail)
@@ -125,11 +125,11 @@ class Surveyor:
         for name in self._uplinks:
             if guarded:
                 yield from self._filter(wire, name, links.EGRESS, "to_uplink", "uplink egress filter")
-            elif (device := links.find_device(wire, name)) and links.attached(wire, device.ifindex, links.EGRESS):
+            elif (device := devices.find_device(wire, name)) and links.attached(wire, device.ifindex, links.EGRESS):
                 yield Difference(f"device {name}", "uplink egress filter foreign", f"to_uplink on {name}")
 
     def _filter(self, wire: Netlink, name: str, hook: int, program: str, noun: str) -> Iterator[Difference]:
-        device = links.find_device(wire, name)
+        device = devices.find_device(wire, name)
         if device is None:
             yield Difference(f"device {name}", "device missing")
             return
@@ -151,7 +151,7 @@ class Surveyor:
     def _host_devices(self, wire: Netlink) -> Iterator[Difference]:
         up = _up(wire)
         for name in (links.HOST_DEVICE, links.HOST_PEER):
-            device = links.find_device(wire, name)
+            device = devices.find_device(wire, name)
             if device is None and name == links.HOST_PEER:
                 yield Difference(f"device {name}", "device missing")
             elif device is not None and name not in up:
@@ -169,7 +169,7 @@ class Surveyor:
         if self._overlay is None:
             return
         yield from self._filter(wire, wanted, links.INGRESS, "from_overlay", "tunnel filter")
-        if links.find_device(wire, wanted) is None:
+        if devices.find_device(wire, wanted) is None:
             return  # told by the filter
         if wanted not in _up(wire):
             yield Difference(f"device {wanted}", "device down")
@@ -178,7 +178,7 @@ class Surveyor:
 
     # the endpoint's own side
 
-    def _pod(self, link: Link, near: links.Device) -> Iterator[tuple[str, str]]:
+    def _pod(self, link: Link, near: devices.Device) -> Iterator[tuple[str, str]]:
         if not link.netns:
             return  # whoever moved it answers for it
         try:
@@ -188,7 +188,7 @@ class Surveyor:
             yield "namespace missing", error.message
             return
         with closing(wire):
-            far = links.find_device(wire, link.interface)
+            far = devices.find_device(wire, link.interface)
             if far is None or far.peer_ifindex != near.ifindex:
                 yield "pod interface missing", f"{link.interface} in {link.netns}"
                 return
@@ -196,7 +196,7 @@ class Surveyor:
                 yield "pod interface down", link.interface
             if far.mac != links.pod_mac(link.endpoint):
                 yield "pod interface has another MAC", far.mac.hex(":")
-            standing = links.addresses_of(wire, far.ifindex)
+            standing = devices.addresses_of(wire, far.ifindex)
             for address in sorted(set(link.addresses) - standing):
                 yield "pod address missing", str(address)
             for address in sorted(standing - set(link.addresses)):

@@ -59,8 +59,10 @@ def _attr(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
 
 
 def _address(buffer: bytes | ctypes.Array[ctypes.c_char]) -> int:
-    pointer = ctypes.c_char_p(buffer) if isinstance(buffer, bytes) else buffer
-    return ctypes.cast(pointer, ctypes.c_void_p).value or 0
+    # not `ctypes.cast`: its results refer to themselves, and keep the buffers until somebody looks for garbage
+    if isinstance(buffer, bytes):
+        return ctypes.c_void_p.from_buffer(ctypes.c_char_p(buffer)).value or 0
+    return ctypes.addressof(buffer)
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def map_delete_batch(fd: int, keys: Sequence[bytes]) -> int:
     return done
 
 
-def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, at_once: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+def map_lookup_batch(fd: int, key_bytes: int, value_bytes: int, at_once: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield all keys and all values, some thousands at once, packed one behind the other."""
     keys, values = ctypes.create_string_buffer(key_bytes * at_once), ctypes.create_string_buffer(value_bytes * at_once)
     place = ctypes.create_string_buffer(max(key_bytes, 8))

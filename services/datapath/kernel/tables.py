@@ -23,6 +23,8 @@ from services.datapath.outside import Masquerade
 from services.datapath.reports import PacketCounter
 
 _ZERO = struct.pack("=I", 0)
+_NUMBER = struct.Struct("=I")
+_FLAGS_AT = abi.EndpointState._fields.index("flags")
 
 
 def _number(value: int) -> bytes:
@@ -147,11 +149,11 @@ class Tables:
         """Return every endpoint that stands, but for the node itself."""
         addresses = self.addresses_by_endpoint()
         found: dict[int, EndpointEntry] = {}
-        for key, packed in self.maps["endpoint_state"].items().items():
-            state = abi.EndpointState(*abi.ENDPOINT_STATE.unpack(packed))
-            number = int(struct.unpack("=I", key)[0])
-            if state.flags & abi.ENDPOINT_PRESENT and number != HOST_ENDPOINT:
-                found[number] = _entry(number, state, addresses.get(number, []))
+        for keys, values in self.maps["endpoint_state"].packed():
+            states = zip(_NUMBER.iter_unpack(keys), abi.ENDPOINT_STATE.iter_unpack(values), strict=True)
+            for (number,), fields in states:  # there is one for every number that an endpoint could have
+                if fields[_FLAGS_AT] & abi.ENDPOINT_PRESENT and number != HOST_ENDPOINT:
+                    found[number] = _entry(number, abi.EndpointState(*fields), addresses.get(number, []))
         return found
 
     def put_endpoint(self, entry: EndpointEntry) -> None:

@@ -38,7 +38,7 @@ class Bench:
     def restart(self) -> None:
         self.kernel = FakeKernel(self.world)
         self.realiser = Realiser(self.kernel, Store(self.folder), self._hear)
-        self.realiser.start()
+        self.realiser.start([LINK])
 
     def _hear(self, endpoint: int, entries: Mapping[PolicyKey, PolicyValue]) -> None:
         self.foreign.append((endpoint, dict(entries)))
@@ -83,6 +83,19 @@ def test_a_dead_link_does_not_keep_the_policy_from_its_map(bench: Bench) -> None
     with pytest.raises(KernelError, match="gone"):
         bench.realiser.realise(_want(_policy(2, ANY_OUT)))
     assert bench.world.policies[1].keys() == {ANY_OUT}
+
+
+def test_a_restart_plugs_again_only_what_does_not_stand_as_it_was_plugged(bench: Bench) -> None:
+    bench.realiser.realise(_want(_policy(1, ANY_IN)))
+    bench.restart()
+    bench.world.log.clear()
+    bench.world.faults["plug", 1] = "is not asked for"
+    assert bench.realiser.realise(_want(_policy(1, ANY_IN))).passes
+    assert bench.world.log == []
+    del bench.world.links[1], bench.world.faults["plug", 1]
+    bench.restart()
+    assert bench.realiser.realise(_want(_policy(1, ANY_IN))).passes
+    assert bench.world.log == ["plug 1", "put_endpoint 1 300"]
 
 
 def test_another_namespace_gets_a_new_link(bench: Bench) -> None:
