@@ -14,7 +14,7 @@ from fairlead.schema.base import Empty
 from fairlead.schema.health import HEALTH
 from tests.docker import images
 from tests.docker.composed import Composed, composed
-from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible
+from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 FOLDER = "/etc/fairlead/credentials"
@@ -54,10 +54,15 @@ def test_shorthand_and_isolation_need_nobody_elses_rights(machine: Composed) -> 
     assert [machine.fetch(name, address) for name in ("api", "other")] == ["db", ""]
 
 
-def test_an_operator_speaks_with_the_hub(machine: Composed, capsys: pytest.CaptureFixture[str]) -> None:
+def operator(machine: Composed, *words: str) -> int:
+    """Run a command as an operator does, who speaks with the hub itself."""
     folder = machine.folder / "config" / "credentials"
     trust = ("--credentials", str(folder / "operator.nk"), "--authority", str(folder / "authority.crt"))
-    assert main(["--nats", "nats://127.0.0.1:4223", "--domain", "hub", *trust, "policy", "get"]) == 0
+    return main(["--nats", "nats://127.0.0.1:4223", "--domain", "hub", *trust, *words])
+
+
+def test_an_operator_sees_what_the_plugin_has_stated(machine: Composed, capsys: pytest.CaptureFixture[str]) -> None:
+    assert operator(machine, "policy", "get") == 0
     listed = capsys.readouterr().out
     assert listed.count("docker on n1") == 2, "the shorthand's policy and the network's"
 
@@ -75,6 +80,20 @@ def test_strangers_are_nobody(machine: Composed) -> None:
 
     assert asyncio.run(ask(machine.seed))
     assert not asyncio.run(ask(""))
+
+
+def test_a_compose_file_with_its_policies(machine: Composed, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(images.EXAMPLES / "desk.yaml")
+    assert operator(machine, "compose", "apply", "-p", "desk", "-f", file, "--wait") == 0
+    machine.example("desk", "up", "-d", "--no-build")
+    until(lambda: machine.visit(8083).get("stack") == "desk", 90, what="the desk", tell=machine.tell)
+    assert machine.connects("desk_api_1", "postgres", 5432)
+    assert not machine.connects("desk_api_1", "web", 80)
+    assert not machine.connects("desk_api_1", "redis", 6380)
+    machine.example("desk", "down", "-v", "-t", "0")
+    capsys.readouterr()
+    assert operator(machine, "compose", "delete", "-p", "desk") == 0
+    assert capsys.readouterr().out.count("removed") == 6
 
 
 def test_everything_comes_back_with_its_credential(machine: Composed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_a_test_that_fails_says_where_it_stands_and_who_decides(
     assert failing.startswith("compose.yaml: x-fairlead.tests.deny[0]: api -> db:5432/tcp")
     assert failing.endswith("deny and gets allow: every end that is asked allows it")
     assert lines[-1] == "7 tests: 6 passed, 1 failed"
+
+
+@pytest.mark.parametrize("tool", ["none", "docker-compose"])
+@pytest.mark.parametrize("stack", ["shop", "desk"])
+def test_the_examples_keep_what_they_promise(capsys: pytest.CaptureFixture[str], stack: str, tool: str) -> None:
+    if tool != "none" and shutil.which(tool) is None:
+        pytest.skip(f"COMPOSE ITSELF IS NOT ASKED: {tool} is not installed: run scripts/setup.sh")
+    file = Path(__file__).parents[3] / "deploy" / "examples" / f"{stack}.yaml"
+    assert main(["compose", "check", "-p", stack, "-f", str(file), "--compose", tool]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "9 tests: 9 passed, 0 failed"
 
 
 def test_one_connection_is_explained(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
