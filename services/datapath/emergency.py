@@ -199,6 +199,7 @@ def _run(options: argparse.Namespace, emergency: Emergency) -> int:
             raise InvalidInput("--for and --reason are needed: for how long (90s, 15m, 1h), and why (or --end)")
         entry = emergency.open(endpoint, name, options.lasts_s, options.reason)
         text = f"{subject}: what policy denies passes until {_moment(entry.until)}, and is reported"
+        text += "; other endpoints' policies still count" if endpoint else ""
         value = codec.to_builtins(entry)
     for warning in emergency.warnings(endpoint):
         print(f"fairlead: {warning}", file=sys.stderr)

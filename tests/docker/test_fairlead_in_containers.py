@@ -107,6 +107,21 @@ def test_every_container_of_fairlead_dies_under_traffic_and_nothing_fails(stacks
     assert "timed out" in stacks.visit(8082)["error"]
 
 
+def test_glass_is_broken_with_every_container_of_fairlead_stopped_and_ends_by_itself(stacks: Composed) -> None:
+    redis = stacks.address("shop_redis_1", "shop_default")
+    stacks.fairlead("stop", "-t", "5")
+    assert not stacks.connects("blog_api_1", redis, 6379)
+    asked = ("break-glass", "node", "--for", "20s", "--reason", "drill")
+    said = stacks.fairlead("run", "--rm", "--no-deps", "--entrypoint", "fairlead", "datapath", *asked)
+    assert "what policy denies passes until" in said
+    assert stacks.connects("blog_api_1", redis, 6379)
+    until(lambda: not stacks.connects("blog_api_1", redis, 6379), 60, what="the end of broken glass")
+    book = stacks.folder / "state" / "datapath" / "break-glass.log"
+    assert '"reason":"drill"' in book.read_text()
+    stacks.up()
+    assert stacks.visit(8081)["stack"] == "shop"
+
+
 def test_an_upgrade_of_all_of_fairlead_loses_no_packet(stacks: Composed) -> None:
     with traffic(stacks, "client", stacks.address("echo")) as said, visits(stacks, 8081) as failures:
         stacks.fairlead("up", "-d", "--no-build", "--force-recreate", "-t", "5")

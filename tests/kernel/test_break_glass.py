@@ -161,6 +161,7 @@ def test_the_command_opens_and_it_ends_by_itself_with_nobody_alive(tmp_path: Pat
             rig.kernel.stop()  # nothing of Fairlead runs any more
             done = command(rig, tmp_path, "endpoint", "2", "--for", "3s", "--reason", "INC-7: store lost")
             assert done.returncode == 0, done.stderr
+            assert "other endpoints' policies still count" in done.stdout
             assert rig.connects("1", address, 80)
             assert rig.ping("1", address)
             until(lambda: not rig.ping("1", address))
