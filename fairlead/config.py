@@ -52,11 +52,7 @@ def load(kind: type[S], environ: Mapping[str, str] | None = None) -> S:
     env = os.environ if environ is None else environ
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     folder = env.get(_PREFIX + "CONFIG_DIR", "")
-    texts = (
-        {**_from_files(Path(folder), fields), **_from_environment(env, fields)}
-        if folder
-        else _from_environment(env, fields)
-    )
+    texts = {**(_from_files(Path(folder), fields) if folder else {}), **_from_environment(env, fields)}
     values = {name: (_plain(text, fields[name].type), origin) for name, (text, origin) in texts.items()}
     return _convert(kind, values)
 
@@ -70,8 +66,12 @@ def _from_files(folder: Path, names: Iterable[str]) -> dict[str, tuple[str, str]
     if not folder.is_dir():
         raise InvalidInput(f"FAIRLEAD_CONFIG_DIR: {folder} is not a folder: make it, or unset the variable")
     known = {name.replace("_", "-"): name for name in names}
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    return {known[path.name]: (path.read_text().strip(), str(path)) for path in files if path.name in known}
+    try:
+        files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name in known]
+        return {known[path.name]: (path.read_text().strip(), str(path)) for path in files}
+    except OSError as error:
+        mend = f"let the user {os.geteuid()} read it"
+        raise InvalidInput(f"FAIRLEAD_CONFIG_DIR: {error.filename}: {error.strerror}: {mend}") from error
 
 
 def _plain(text: str, kind: Any) -> Any:

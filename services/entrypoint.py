@@ -29,6 +29,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from fairlead import syslog
 from fairlead.clock import SYSTEM, Clock
 from fairlead.config import CommonSettings, load
 from fairlead.errors import InvalidInput
@@ -198,10 +199,14 @@ def main(arguments: list[str]) -> int:
     command = command or [sys.executable, "-m", f"services.{service}"]
     try:
         settings = load(AdmissionSettings)
+        attached = syslog.attach(settings.syslog, service, settings.node)
     except InvalidInput as error:
         _LOG.error("%s: %s", service, error.message)
         return 2
-    if not asyncio.run(_wait_for_turn(settings, service)):
+    admitted = asyncio.run(_wait_for_turn(settings, service))
+    if attached is not None:
+        attached.close()
+    if not admitted:
         return 0
     try:
         os.execvp(command[0], command)  # noqa: S606 - an argument list, no shell

@@ -28,6 +28,7 @@ from tests.kernel.rig import _wire_network, run
 FRIEND = "198.51.100.2"
 """A machine that may read the blog; it has the same network as any other."""
 SERVICES = ("nats", "etcd", "identity", "policy", "leaf", "ipam", "datapath", "docker", "bird", "bgp")
+SYSLOG = 5514
 _OURS = "label=com.docker.compose.project=fairlead"
 _OPTIONS = {
     "pools": "10.7.0.0/16,fd07::/64",
@@ -36,6 +37,7 @@ _OPTIONS = {
     "bgp-peers": "192.0.2.2:65101",
     "docker-resync-s": "2",
     "docker-orphan-s": "3",
+    "syslog": f"udp://192.0.2.2:{SYSLOG}",
 }
 
 
@@ -67,12 +69,12 @@ class Composed(Machine):
         self.environ = {**places, **environ}
         self.plugin_state = self.folder / "state" / "docker"
         self.engine = Dockerd(stack, like_a_machine=True, netns=f"/run/netns/{name}n")
-        stack.callback(self._end_workloads)
+        stack.callback(self.end_workloads)
         active = set(self.environ.get("COMPOSE_PROFILES", "").split(","))
         shown: dict[str, dict[str, list[str]]] = yaml.safe_load(self.fairlead("config"))["services"]
         self.services = {name for name, one in shown.items() if active.issuperset(one.get("profiles", []))}
 
-    def _end_workloads(self) -> None:
+    def end_workloads(self) -> None:
         """Remove containers of others while the plugin is there to answer: without it the engine waits half a minute for each."""
         ours = self.engine.run("ps", "-aq", "--filter", _OURS, check=False).stdout.split()
         every = self.engine.run("ps", "-aq", check=False).stdout.split()
@@ -115,8 +117,11 @@ class Composed(Machine):
         """Return the containers of Fairlead that are not well, and what the engine says of them."""
         form = '{{.Label "com.docker.compose.service"}}\t{{.Status}}'
         lines = self.engine.said("ps", "-a", "--filter", _OURS, "--format", form)
+        away = {"docker"} if self.environ.get("FAIRLEAD_DOCKER_SCALE") == "0" else set()
         states = dict(line.split("\t") for line in lines.splitlines())
-        return {name: states.get(name, "absent") for name in self.services if "(healthy)" not in states.get(name, "")}
+        return {
+            name: states.get(name, "absent") for name in self.services - away if "(healthy)" not in states.get(name, "")
+        }
 
     def ill_with_logs(self) -> dict[str, tuple[str, str]]:
         """The same, and the end of what they logged."""
@@ -147,6 +152,19 @@ class Composed(Machine):
         """Return what this machine has claimed for its workloads."""
         found: list[str] = json.loads((self.folder / "state" / "ipam" / "leases.json").read_text())["prefixes"]
         return found
+
+    def cut_power(self) -> None:
+        """Have the machine end at once, with all that its kernel held; the engine may be started again."""
+        self.engine.cut_power()
+        names = (
+            line.split()[1].rstrip(":").split("@")[0]
+            for line in run("ip", "-n", f"{self.name}n", "-o", "link").splitlines()
+        )
+        devices = " ".join(name for name in names if name not in ("lo", "up0"))
+        script = f"nft flush ruleset; tc qdisc del dev up0 clsact; for one in {devices}; do ip link del $one; done; "
+        script += "for family in -4 -6; do while ip $family rule del proto 88; do :; done; ip $family route flush table 2047; done"
+        inside = ["nsenter", f"--net=/run/netns/{self.name}n", "sh", "-c", script]
+        subprocess.run(inside, check=False, capture_output=True, timeout=60)
 
     def starts(self) -> dict[str, str]:
         """Return when each of Fairlead's containers was started."""
@@ -186,6 +204,10 @@ class Composed(Machine):
     def visit(self, port: int, source: str = "") -> dict[str, Any]:
         """Return what a machine on the network gets from a stack's published port; an `error` when it gets nothing."""
         return _json(self._python(_VISIT, f"http://192.0.2.1:{port}/", source))
+
+    def opens(self, port: int, stack: str) -> None:
+        """Wait until a machine that may do so reaches a stack at its published port."""
+        until(lambda: self.visit(port, FRIEND).get("stack") == stack, 60, what=f"the {stack}", tell=self.tell)
 
     def connects(self, container: str, host: str, port: int) -> bool:
         """Tell whether a container of an example (its api, which has Python) gets a connection."""

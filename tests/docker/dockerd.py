@@ -65,22 +65,37 @@ class Dockerd:
         self.socket = self.folder / "d.sock"
         self._process: subprocess.Popen[bytes] | None = None
         stack.callback(self._clear)
-        self._containerd = self._launch(
-            [
-                CONTAINERD,
-                "-a",
-                str(self.folder / "c.sock"),
-                "--root",
-                str(self._store / "c"),
-                "--state",
-                str(self.folder / "s"),
-            ]
-        )
+        self._containerd = self._launch_containerd()
         stack.callback(self.stop)
+
+    def _launch_containerd(self) -> subprocess.Popen[bytes]:
+        places = (
+            "-a",
+            str(self.folder / "c.sock"),
+            "--root",
+            str(self._store / "c"),
+            "--state",
+            str(self.folder / "s"),
+        )
+        return self._launch([CONTAINERD, *places])
 
     def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"{Path(command[0]).name}.log").open("ab") as log:
             return subprocess.Popen([*self.inside, *command], stdout=log, stderr=log, start_new_session=True)
+
+    def cut_power(self) -> None:
+        """End everything at once: engine, containers, what lay below /run. The network and the rest of the kernel is the caller's."""
+        self.kill()
+        parents = {int(path.name): _parent(path) for path in Path("/proc").glob("[0-9]*")}
+        gone = {pid for pid in parents if f"{self.folder}/".encode() in _command(pid) and pid != os.getpid()}
+        while more := {pid for pid, parent in parents.items() if parent in gone} - gone:
+            gone |= more
+        for pid in gone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._containerd.wait()
+        script = f"umount -l /run/docker/netns/* || true; rm -rf /run/docker /run/fairlead /sys/fs/bpf/* {self.folder}/s {self.folder}/d.pid"
+        subprocess.run([*self.inside, "sh", "-c", script], check=False, capture_output=True)
 
     def _clear(self) -> None:
         """End whatever is left of containers."""
@@ -96,6 +111,8 @@ class Dockerd:
 
     def start(self) -> Dockerd:
         """Start it, and return when it answers."""
+        if self._containerd.poll() is not None:
+            self._containerd = self._launch_containerd()
         command = [DOCKERD, "-H", f"unix://{self.socket}", "--data-root", str(self._store / "data"), "--live-restore"]
         command += ["--containerd", str(self.folder / "c.sock"), *self._options]
         self._process = self._launch([*command, "--pidfile", str(self.folder / "d.pid")])
@@ -211,3 +228,17 @@ class Dockerd:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._process = None
+
+
+def _parent(process: Path) -> int:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

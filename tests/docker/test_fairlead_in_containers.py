@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from services.datapath.kernel import netlink
 from tests.docker import images
-from tests.docker.composed import FRIEND, SERVICES, Composed, composed
-from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible, until
+from tests.docker.composed import SERVICES, SYSLOG, Composed, composed
+from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible
 from tests.docker.test_endurance import lost, traffic
+from tests.docker.unit import PluginUnit
 from tests.kernel.rig import run
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
@@ -65,9 +68,24 @@ def test_compose_brings_all_of_fairlead_up(machine: Composed) -> None:
     assert not machine.ill()
 
 
+def test_every_service_logs_to_a_machine_on_the_network(machine: Composed) -> None:
+    with netlink.inside(f"/run/netns/{machine.name}w"):
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with receiver:
+        receiver.bind(("192.0.2.2", SYSLOG))
+        receiver.settimeout(60)
+        machine.fairlead("restart", "-t", "5", "identity", "policy", "ipam", "datapath", "docker", "bgp")
+        wanted = {f"fairlead-{name}" for name in ("identity", "policy", "ipam", "datapath", "docker", "bgp")}
+        while wanted:
+            priority, _, host, name, *_ = receiver.recv(4096).decode().split(" ")
+            assert (priority[-2:], host) == (">1", "n1")
+            wanted.discard(name)
+    machine.well()
+
+
 def test_a_stack_works_by_its_policy_and_its_names(stacks: Composed) -> None:
     stacks.ready(8, 60)
-    until(lambda: stacks.visit(8081).get("stack") == "shop", 60, what="the shop", tell=stacks.tell)
+    stacks.opens(8081, "shop")
     assert stacks.connects("shop_api_1", "redis", 6379)
     assert stacks.connects("shop_api_1", "postgres", 5432)
     # by address and by name: what the labels do not name is refused
@@ -83,7 +101,7 @@ def test_stacks_do_not_reach_each_other(stacks: Composed) -> None:
 
 
 def test_a_published_port_is_for_whom_the_policy_names(stacks: Composed) -> None:
-    until(lambda: stacks.visit(8082, FRIEND).get("stack") == "blog", 60, what="the blog", tell=stacks.tell)
+    stacks.opens(8082, "blog")
     assert "timed out" in stacks.visit(8082)["error"]
     assert "blog" in stacks.fetch_from("n", "127.0.0.1", 8082), "a machine may reach its own workloads"
     assert stacks.visit(8081)["stack"] == "shop"
@@ -139,9 +157,33 @@ def test_the_plugin_finds_an_engine_that_was_started_again(stacks: Composed) -> 
     assert stacks.visit(8081)["stack"] == "shop"
 
 
+def test_a_boot_with_the_plugin_beside_the_engine_brings_every_stack_back(stacks: Composed) -> None:
+    unit = PluginUnit(stacks)
+    unit.install()
+    stacks.configure({"node": stacks.node})
+    stacks.environ["FAIRLEAD_DOCKER_SCALE"] = "0"
+    stacks.fairlead("rm", "-f", "-s", "docker")
+    unit.start()
+    try:
+        stacks.opens(8081, "shop")
+        stacks.cut_power()
+        unit.kill()
+        assert stacks.visit(8081)["error"]
+        unit.start()
+        stacks.engine.start()
+        stacks.well()
+        # the engine tries everything once and at once, also what needs a datapath that is not there yet
+        stacks.ready(8, 120)
+        stacks.opens(8081, "shop")
+        stacks.opens(8082, "blog")
+    finally:
+        del stacks.environ["FAIRLEAD_DOCKER_SCALE"]
+        unit.kill()
+        stacks.up()
+
+
 def test_down_leaves_nothing(stacks: Composed) -> None:
-    names = stacks.engine.said("ps", "-aq", "--filter", "network=fl").split()
-    stacks.engine.run("rm", "-f", *names)
+    stacks.end_workloads()
     stacks.engine.run("network", "rm", "fl")
     for stack in STACKS:
         stacks.example(stack, "down", "-v", "-t", "0")

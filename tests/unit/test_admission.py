@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -171,6 +172,19 @@ def test_the_entrypoint_becomes_the_service(tmp_path: Path) -> None:
     process = _run(tmp_path, "0", sys.executable, "-c", "import os; print(os.getpid())")
     out, error = process.communicate(timeout=20)
     assert (process.returncode, int(out)) == (0, process.pid), error
+
+
+def test_a_wait_is_told_to_syslog_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(20)
+        monkeypatch.setenv("FAIRLEAD_SYSLOG", f"udp://127.0.0.1:{receiver.getsockname()[1]}")
+        process = _run(tmp_path, "5000", "false")
+        assert b"ipam starts in" in receiver.recv(4096)
+    process.terminate()
+    assert process.communicate(timeout=20)
+    monkeypatch.setenv("FAIRLEAD_SYSLOG", "nowhere")
+    assert "`syslog`: 'nowhere' is no target" in _run(tmp_path, "0", "true").communicate(timeout=20)[1]
 
 
 def test_a_waiting_container_stops_at_once_when_told_to(tmp_path: Path) -> None:
