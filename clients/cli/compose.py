@@ -51,6 +51,10 @@ def _checked(options: argparse.Namespace, in_force: list[dict[str, Any]], plan: 
 async def apply(session: Session) -> Answer:
     """Check the files, and make them all that is stored of the stack."""
     plan = _plan(session.options)
+    if not plan.documents:
+        raise InvalidInput(
+            f"no policy and no test stands in `x-fairlead`: `fairlead compose delete -p {plan.stack.project}` removes what is stored"
+        )
     others = await _others(session, plan.stack.project) if session.options.dry_run else []
     verdict = compose_check.judged(plan, session.options, others)
     if verdict.status is not Exit.OK:

@@ -38,9 +38,11 @@ def _selector(value: Any, stack: Stack, home: str, where: str, *, peer: bool) ->
     if value.keys() >= {_ONE, _SEVERAL}:
         raise InvalidInput(f"{where}`: `service` or `services`: one of them")
     rest = {key: one for key, one in value.items() if key not in (_ONE, _SEVERAL)}
+    labels, conditions = rest.get("matchLabels") or {}, rest.get("matchExpressions") or []
+    if not isinstance(labels, dict) or not isinstance(conditions, list):
+        raise InvalidInput(f"{where}`: `matchLabels` is a mapping, `matchExpressions` a list")
     if _ONE in value:
-        labels = _one(value[_ONE], stack, home, f"{where}.{_ONE}`", peer=peer)
-        return {**rest, "matchLabels": {**rest.get("matchLabels", {}), **labels}}
+        return {**rest, "matchLabels": {**labels, **_one(value[_ONE], stack, home, f"{where}.{_ONE}`", peer=peer)}}
     names = value[_SEVERAL]
     if not isinstance(names, list) or not names:
         raise InvalidInput(f"{where}.{_SEVERAL}`: a list of services is needed, for instance [web, api]")
@@ -48,16 +50,18 @@ def _selector(value: Any, stack: Stack, home: str, where: str, *, peer: bool) ->
         _check(name, stack, f"{where}.{_SEVERAL}[{number}]`")
     condition = {"key": f"container:{containers.SERVICE}", "operator": "In", "values": names}
     own = containers.service_labels(stack.project, "*", home) if not home else {}
-    labels = {**rest.get("matchLabels", {}), **own}
+    labels = {**labels, **own}
     return {
         **rest,
         **({"matchLabels": labels} if labels else {}),
-        "matchExpressions": [*rest.get("matchExpressions", []), condition],
+        "matchExpressions": [*conditions, condition],
     }
 
 
 def _one(name: Any, stack: Stack, home: str, where: str, *, peer: bool) -> dict[str, str]:
-    project, slash, service = str(name).rpartition("/")
+    if not isinstance(name, str):
+        raise InvalidInput(f"{where}: the name of one service is needed here; `services` takes a list")
+    project, slash, service = name.rpartition("/")
     if not slash:
         _check(name, stack, where)
         return containers.service_labels(stack.project, service, home)
@@ -69,5 +73,5 @@ def _one(name: Any, stack: Stack, home: str, where: str, *, peer: bool) -> dict[
 
 
 def _check(name: Any, stack: Stack, where: str) -> None:
-    if name not in stack.services:
+    if not isinstance(name, str) or name not in stack.services:
         raise InvalidInput(f"{where}: {stack.without(name)}")

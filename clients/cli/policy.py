@@ -90,10 +90,10 @@ async def get(session: Session) -> Answer:
         (one,) = stored.one_named(found, session.options.name)
         return Answer(one, yaml.safe_dump(policy_check.plain(one), sort_keys=False, allow_unicode=True).rstrip())
     rows = [
-        (one.policy.kind, one.policy.namespace, one.policy.name, one.revision, one.author, one.trace[3:35])
+        (one.policy.kind, one.policy.namespace, one.policy.name, one.revision, one.owner, one.author, one.trace[3:35])
         for one in found
     ]
-    return Answer(found, output.table(("KIND", "NAMESPACE", "NAME", "REVISION", "AUTHOR", "TRACE"), rows))
+    return Answer(found, output.table(("KIND", "NAMESPACE", "NAME", "REVISION", "OWNER", "AUTHOR", "TRACE"), rows))
 
 
 def _file_options(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -19,6 +19,7 @@ from fairlead.schema.owned import (
 from fairlead.schema.policy import PolicyObject, PolicyReference
 from services.policy.editing import Edit
 from services.policy.gate import Changes
+from services.policy.parse import reference_of
 from services.policy.rules import CIDR_GROUP, Policy, title
 from services.policy.service import Done, PolicyService
 
@@ -51,7 +52,8 @@ class OwnedPolicies:
         """Make the owner's documents these. Raises InvalidInput naming the document or the test that fails, Conflict, Denied."""
         wanted = self._understood(ask.documents)
         await self._service.ready()
-        gone = tuple(sorted(self._service.view.owned(ask.owner).keys() - wanted.keys(), key=_last_groups))
+        standing = {reference_of(document) for document in await self._service.owned(ask.owner)}
+        gone = tuple(sorted(standing - wanted.keys(), key=_last_groups))
         replacement = Replacement(wanted, gone)
         self._service.objections(replacement.changes(), replacement.documents())
         stored, removed = await self._commit(ask, replacement)

@@ -183,6 +183,10 @@ class PolicyService:
         )
         return Done(answer, before)
 
+    async def owned(self, owner: str) -> list[PolicyObject]:
+        """Return the documents that stand in this owner's name in the store, read by this replica or not yet."""
+        return await self._store.owned(owner)
+
     async def ready(self) -> None:
         """Return when what this process has committed is among what decisions are made by. Raises Unavailable."""
         await self._projection.ready()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -89,6 +90,15 @@ class PolicyStore:
         """Return the document, or None. Raises InvalidInput when what is stored cannot be read."""
         item = await self._kv.get(policy_key(reference))
         return None if item is None else Found(decode_document(item), item.revision)
+
+    async def owned(self, owner: str) -> list[PolicyObject]:
+        """Return the documents that stand in this owner's name now, whichever replica stored them; unreadable ones are nobody's."""
+        found = []
+        for item in (await self._kv.list(POLICIES)).items:
+            with suppress(InvalidInput):
+                stored = decode_document(item)
+                found += [stored.document] if stored.owner == owner and item.key != DELETION else []
+        return found
 
     async def revision(self, reference: PolicyReference) -> int:
         """Return the revision of the document, readable or not; 0 when there is none."""

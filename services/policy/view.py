@@ -205,10 +205,6 @@ class View:
         stored = self.documents.get(policy_key(reference))
         return stored.document if stored else None
 
-    def owned(self, owner: str) -> dict[PolicyReference, StoredPolicy]:
-        """Return the documents that stand in this owner's name."""
-        return {one.policy: one for one in self.documents.values() if one.owner == owner}
-
     def told(self, key: str) -> StoredPolicy:
         """Return a document with what is known of it now."""
         policy = self.model.policies[key]

@@ -74,6 +74,15 @@ async def test_a_stack_is_stored_as_one_whole_and_what_left_the_file_goes(world:
     assert (await run(world, "delete")).text == "shop: nothing is stored of it"
 
 
+async def test_files_without_policies_remove_nothing(world: World, folder: Folder) -> None:
+    folder.write(SHOP)
+    await run(world, "apply")
+    folder.write("services: {web: {image: web}}\nnetworks: {default: {driver: fairlead}}\n")
+    with pytest.raises(InvalidInput, match="`fairlead compose delete -p shop` removes what is stored"):
+        await run(world, "apply")
+    assert len(await stored(world)) == 3
+
+
 async def test_nothing_is_stored_while_a_test_fails(world: World, folder: Folder) -> None:
     folder.write(SHOP.replace('port: "5432"', 'port: "5433"'))
     answer = await run(world, "apply")

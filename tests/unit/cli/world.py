@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -12,18 +12,18 @@ from clients.cli.__main__ import parser
 from clients.cli.output import Answer
 from clients.cli.session import Session
 from fairlead.address import Address, Prefix
-from fairlead.bus import ANY_NODE, Bus, Route, route
+from fairlead.bus import Bus, Route, route
 from fairlead.bus_memory import Hub, MemoryBus
 from fairlead.clock import ManualClock
-from fairlead.errors import Exhausted, FairleadError, NotFound
+from fairlead.errors import Exhausted, FairleadError
 from fairlead.schema import BUCKETS, bgp, datapath, features, health, held, identity, ipam, metrics, nat, policy
 from fairlead.schema import flow as flow_schema
-from fairlead.schema import owned as owned_schema
 from fairlead.schema.base import BucketSpec, Empty, EndpointId, IdentityId, NodeName
+from tests.unit.cli.policies import DB, N1, N2, NOW, Policies
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-N1, N2 = NodeName("n1"), NodeName("n2")
-EMPLOYEE, INTERN, DB = IdentityId(1001), IdentityId(1002), IdentityId(1003)
+__all__ = ["DB", "EMPLOYEE", "INTERN", "LABELS", "N1", "N2", "NOW", "RULE", "Node", "World", "end", "flow"]
+
+EMPLOYEE, INTERN = IdentityId(1001), IdentityId(1002)
 RULE = "CiliumNetworkPolicy default/clustermesh-ingress-l4-policy ingress[0]"
 LABELS = {EMPLOYEE: ("container:app=employee",), INTERN: ("container:app=intern",), DB: ("container:app=protected-db",)}
 
@@ -176,62 +176,6 @@ class Node:
         return [route(topic, handler, self.name) for topic, handler in pairs]
 
 
-@dataclass
-class Policies:
-    """The policy service; `late` names nodes that do not confirm."""
-
-    stored: dict[str, policy.StoredPolicy] = field(default_factory=dict)
-    versions: list[policy.PolicyVersion] = field(default_factory=list)
-    late: tuple[NodeName, ...] = ()
-
-    async def apply(self, ask: policy.ApplyPolicy) -> policy.PolicyApplied:
-        name = ask.document.metadata["name"]
-        reference = policy.PolicyReference(kind=ask.document.kind, name=name, namespace="default")
-        self.stored[name] = policy.StoredPolicy(policy=reference, document=ask.document, revision=7, author=ask.author)
-        self._keep("stored", ask.author, ask.document)
-        return self._applied(reference, ask.wait_s)
-
-    async def force_apply(self, ask: policy.ApplyPolicy) -> policy.PolicyApplied:
-        return msgspec.structs.replace(await self.apply(ask), warnings=("forced: a test fails",))
-
-    async def delete(self, ask: policy.DeletePolicy) -> policy.PolicyApplied:
-        if ask.policy.name not in self.stored:
-            raise NotFound(f"no policy {ask.policy.name}")
-        return self._applied(self.stored.pop(ask.policy.name).policy, ask.wait_s)
-
-    async def history(self, ask: policy.PolicyHistoryQuery) -> policy.PolicyHistory:
-        return policy.PolicyHistory(policy=ask.policy, versions=tuple(self.versions))
-
-    async def roll_back(self, ask: policy.RollBackPolicy) -> policy.PolicyApplied:
-        wanted = self.versions[(ask.version or len(self.versions) - 1) - 1].document
-        assert wanted is not None
-        self.stored[ask.policy.name] = policy.StoredPolicy(policy=ask.policy, document=wanted, revision=7)
-        self._keep(f"rolled back to {ask.version}", ask.author, wanted)
-        return self._applied(ask.policy, ask.wait_s)
-
-    def _keep(self, action: str, author: str, document: policy.PolicyObject) -> None:
-        number = len(self.versions) + 1
-        self.versions.append(
-            policy.PolicyVersion(
-                version=number, revision=6 + number, action=action, at=NOW, author=author, document=document
-            )
-        )
-
-    def _applied(self, reference: policy.PolicyReference, wait_s: float) -> policy.PolicyApplied:
-        nodes = [
-            policy.NodeRealised(
-                node=node, realised=node not in self.late, detail="revision 6" if node in self.late else ""
-            )
-            for node in (N1, N2)
-        ]
-        return policy.PolicyApplied(
-            policy=reference, revision=7, resolved=True, identities=(DB,), nodes=tuple(nodes) if wait_s else ()
-        )
-
-    async def list_all(self, _ask: Empty) -> policy.PolicyList:
-        return policy.PolicyList(policies=tuple(self.stored.values()), revision=7)
-
-
 class World:
     """Everything, over one bus."""
 
@@ -253,22 +197,7 @@ class World:
             await self.bus.serve("datapath", node.routes())
         for one in self.health:
             await self.bus.serve(one.service, [route(health.HEALTH, self._show(one))], shared=False)
-        replies: list[tuple[Any, Any]] = [
-            (policy.APPLY, self.policies.apply),
-            (policy.DELETE, self.policies.delete),
-            (policy.POLICIES, self.policies.list_all),
-            (policy.HISTORY, self.policies.history),
-            (policy.FORCE_APPLY, self.policies.force_apply),
-            (policy.FORCE_DELETE, self.policies.delete),
-            (policy.ROLLBACK, self.policies.roll_back),
-        ]
-        owned: list[tuple[Any, Any]] = [
-            (owned_schema.OWNED_APPLY, self.policies.apply),
-            (owned_schema.OWNED_DELETE, self.policies.delete),
-            (owned_schema.OWNED_ROLLBACK, self.policies.roll_back),
-        ]
-        routes = [route(topic, handler) for topic, handler in replies]
-        await self.bus.serve("policy", [*routes, *(route(topic, handler, ANY_NODE) for topic, handler in owned)])
+        await self.bus.serve("policy", self.policies.routes())
         await self._fill()
         return self
 

@@ -132,6 +132,15 @@ async def test_documents_are_judged_together(world: World) -> None:
     assert await names(world) == {("a", SHOP), ("tests", SHOP)}
 
 
+async def test_the_tests_of_every_document_count(world: World) -> None:
+    unrelated = replace(
+        clusterwide("free", ingress=[{}]), spec={"endpointSelector": {"matchLabels": {"app": "x"}}, "ingress": [{}]}
+    )
+    with pytest.raises(InvalidInput, match=r"CiliumNetworkPolicy shop/a .* expects deny and gets allow"):
+        await state(world, unrelated, document("a", "1", expecting("deny", "1/TCP")))
+    assert await names(world) == set()
+
+
 async def test_groups_stand_before_who_denies_by_them(world: World) -> None:
     group = PolicyObject(
         apiVersion="cilium.io/v2",
@@ -142,7 +151,8 @@ async def test_groups_stand_before_who_denies_by_them(world: World) -> None:
     denying = clusterwide("no-bad", ingressDeny=[{"fromCIDRSet": [{"cidrGroupRef": "bad"}]}])
     with pytest.raises(InvalidInput, match=r"`documents\[1\]`|no CiliumCIDRGroup bad"):
         await state(world, denying)
-    await state(world, denying, group)
+    both = await state(world, denying, group)
+    assert [one.policy.kind for one in both.stored] == ["CiliumCIDRGroup", "CiliumClusterwideNetworkPolicy"]
     with pytest.raises(InvalidInput, match=r"would no longer deny anything|no CiliumCIDRGroup bad"):
         await state(world, denying)
     assert len((await state(world)).removed) == 2
