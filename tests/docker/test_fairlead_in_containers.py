@@ -12,7 +12,7 @@ import pytest
 from services.datapath.kernel import netlink
 from tests.docker import images
 from tests.docker.composed import SERVICES, SYSLOG, Composed, composed
-from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible
+from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible, until
 from tests.docker.test_endurance import lost, traffic
 from tests.docker.unit import PluginUnit
 from tests.kernel.rig import run
