@@ -56,7 +56,8 @@ class Endpoints:
         self._last = 0
         """The number given last; numbers are reused late, so that nothing confuses an endpoint with an earlier one."""
         self._turn = asyncio.Lock()
-        self._moved = asyncio.Event()
+        self._moved: dict[int, asyncio.Event] = {}
+        """What those wait for who wait for an endpoint: hundreds may be waited for at once."""
         self._since: dict[int, tuple[EndpointState, datetime]] = {}
         self.table: Table[int, EndpointWant] = Table("endpoints")
         self.records: dict[int, EndpointRecord] = {record.endpoint: record for record in store.endpoints()}
@@ -106,7 +107,7 @@ class Endpoints:
             self._oracle.changed(self.records[record.endpoint])
         self.table.put(record.endpoint, EndpointWant(record.link, None))
         self.table.remove(record.endpoint)
-        await self._wait(lambda: self.table.get(record.endpoint) is None, _DETACH_WAIT_S)
+        await self._wait(record.endpoint, lambda: self.table.get(record.endpoint) is None, _DETACH_WAIT_S)
         return True
 
     def load(self) -> None:
@@ -169,7 +170,7 @@ class Endpoints:
 
     async def wait_ready(self, endpoint: int, wait_s: float) -> None:
         """Wait until the endpoint's newest wish is ready or has failed, at most so long."""
-        await self._wait(lambda: self._is_settled(endpoint), wait_s)
+        await self._wait(endpoint, lambda: self._is_settled(endpoint), wait_s)
 
     def _is_settled(self, endpoint: int) -> bool:
         row = self.table.get(endpoint)
@@ -179,11 +180,11 @@ class Endpoints:
         final = (EndpointState.READY, EndpointState.FAILED, EndpointState.WAITING_FOR_LABELS)
         return row.status.kind is not StatusKind.PENDING and self.state(endpoint)[0] in final
 
-    async def _wait(self, reached: Callable[[], bool], wait_s: float) -> None:
+    async def _wait(self, endpoint: int, reached: Callable[[], bool], wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while not reached():
-                    await self._moved.wait()
+                    await self._moved.setdefault(endpoint, asyncio.Event()).wait()
 
     def state(self, endpoint: int) -> tuple[EndpointState, str]:
         """Return how far the endpoint has come, and why no further."""
@@ -225,7 +226,8 @@ class Endpoints:
         for row in rows:
             if not row.doomed:
                 self._mark(row.key)
-        self._tell()
+            if moved := self._moved.pop(row.key, None):
+                moved.set()
 
     def _mark(self, endpoint: int) -> None:
         """Note since when the endpoint is in its state."""
@@ -239,10 +241,6 @@ class Endpoints:
         """Forget what was known of an endpoint that is no more."""
         for memory in (self.standing, self.decisions, self.kept, self._since):
             memory.pop(endpoint, None)
-
-    def _tell(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
 
 
 class EndpointOperations:

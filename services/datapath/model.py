@@ -158,8 +158,9 @@ def attach(
     """
     known = tuple(records)
     live = [record for record in known if not record.detached]
+    wanted = set(ask.addresses)
     for other in live:
-        if other.name != ask.name and (shared := set(other.addresses) & set(ask.addresses)):
+        if other.name != ask.name and (shared := wanted.intersection(other.addresses)):
             raise Conflict(f"`addresses`: {min(shared)} belongs to endpoint {other.name}: detach it first")
     place = {"netns": ask.netns, "interface": ask.interface, "mtu_bytes": ask.mtu_bytes}
     old = next((record for record in live if record.name == ask.name), None)

@@ -73,6 +73,8 @@ class Node:
         self.on_realised: Callable[[], None] = lambda: None
         """Called when what is realised may have changed."""
         self._record_by_address: dict[Address, EndpointRecord] = {}
+        self._addresses_of: dict[int, tuple[Address, ...]] = {}
+        self._identities_of: dict[int, frozenset[int]] = {}
 
     def begin(self) -> None:
         """Want what the disk says."""
@@ -102,21 +104,27 @@ class Node:
 
     def _learn(self, record: EndpointRecord) -> None:
         self.registration.state_endpoint(record)
-        known = {address: held for address, held in self._record_by_address.items() if held.endpoint != record.endpoint}
-        if not record.detached:
-            known.update(dict.fromkeys(record.addresses, record))
-        self._record_by_address = known
+        for address in self._addresses_of.pop(record.endpoint, ()):
+            holder = self._record_by_address.get(address)
+            if holder is not None and holder.endpoint == record.endpoint:  # it may have moved on
+                del self._record_by_address[address]
+        if record.detached:
+            self._identities_of.pop(record.endpoint, None)
+            return
+        self._addresses_of[record.endpoint] = record.addresses
+        self._record_by_address.update(dict.fromkeys(record.addresses, record))
 
     def decided(self, record: EndpointRecord, decision: Decision) -> None:
         """Hear what should stand for the endpoint: its addresses belong to the identity under which it passes."""
         self.addresses.hear(local_source(record, decision.want.identity or decision.identity))
-        self._hosted()
+        identities = frozenset((decision.identity, decision.want.identity))
+        if self._identities_of.get(record.endpoint) != identities:
+            self._identities_of[record.endpoint] = identities
+            self._hosted()
         self.on_realised()
 
     def _hosted(self) -> None:
-        live = [self.endpoints.decisions.get(record.endpoint) for record in self.endpoints.live()]
-        identities = {number for decision in live if decision for number in (decision.identity, decision.want.identity)}
-        self.on_hosted(identities - {0})
+        self.on_hosted(set().union(*self._identities_of.values()) - {0})
 
     def settled(self, rows: Sequence[TableRow[int, EndpointWant]]) -> None:
         """Hear from the reconciler that it has worked on these endpoints."""

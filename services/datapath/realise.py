@@ -21,6 +21,9 @@ from services.datapath.store import Store
 
 _LOG = logging.getLogger("datapath.realise")
 
+_NOTHING: Entries = {}
+"""What stands for a new endpoint: one object, so that the difference to a policy is worked out once for all that begin with it."""
+
 OnForeign = Callable[[int, Mapping[PolicyKey, PolicyValue]], None]
 
 
@@ -123,7 +126,7 @@ class Realiser:
         return True
 
     def _read(self, endpoint: int) -> Entries:
-        return {key: value for key, (value, _) in self._kernel.policy(endpoint).items()}
+        return {key: value for key, (value, _) in self._kernel.policy(endpoint).items()} or _NOTHING
 
     def _plug(self, link: Link) -> Plugged:
         old = self._links.get(link.endpoint)

@@ -97,7 +97,7 @@ class Datapath:
         self.node.on_realised = self._realised_may_differ
         self._telling = False
         self._adopted: set[int] = set()
-        """Endpoints that an earlier process left."""
+        """Endpoints that an earlier process left, and that were not looked at yet."""
         tools = Tools(kernel, self.thread, bus, clock, self._realiser)
         self.reconcilers = reconcilers(self.node, self._endpoint_operations, tools, settings)
 
@@ -208,10 +208,9 @@ class Datapath:
     def _tell_realised(self) -> None:
         """Tell the bus; not before every endpoint of the disk was looked at once, since half a row would look like a step back."""
         self._telling = False
-        endpoints = self.node.endpoints
-        if self.node.host.is_settled and all(
-            record.endpoint in endpoints.standing for record in endpoints.live() if record.endpoint in self._adopted
-        ):
+        standing, decisions = self.node.endpoints.standing, self.node.endpoints.decisions
+        self._adopted = {one for one in self._adopted if one in decisions and one not in standing}
+        if self.node.host.is_settled and not self._adopted:
             row = realised(self.name, self.node.endpoints, self.node.trace)
             self._realised.set(self.name, self.node.host.report(row))
 

@@ -125,14 +125,14 @@ def test_addresses_are_those_of_the_one_device(wire: Netlink, spaces: tuple[str,
     assert device is not None
     run("ip", "-n", spaces[0], "link", "set", "lo", "up")
     link = Link(1, "", "near0", (Address("10.7.0.1"), Address("fd07::1")), 0)
-    wire.send(links.pod_side(link, device, set(), 1400))
+    wire.send(links.pod_side(link, device.ifindex, set(), 1400))
     assert devices.addresses_of(wire, device.ifindex) == set(link.addresses)
     flags = {entry["local"]: entry for entry in shown(spaces[0], "addr", "show", "dev", "near0")[0]["addr_info"]}
     assert set(flags) == set(link.addresses)  # no link-local one either
     assert all(entry["noprefixroute"] for entry in flags.values())
     assert flags["fd07::1"]["nodad"]
     moved = Link(1, "", "near0", (Address("10.7.0.9"),), 0)
-    wire.send(links.pod_side(moved, device, devices.addresses_of(wire, device.ifindex), 1400))
+    wire.send(links.pod_side(moved, device.ifindex, devices.addresses_of(wire, device.ifindex), 1400))
     assert devices.addresses_of(wire, device.ifindex) == {Address("10.7.0.9")}
     run("ip", "-n", spaces[0], "addr", "add", "10.8.0.1", "peer", "10.8.0.2", "dev", "near0")
     assert devices.addresses_of(wire, device.ifindex) == {Address("10.7.0.9"), Address("10.8.0.1")}
@@ -143,7 +143,7 @@ def test_the_gateway_is_a_neighbour_for_ever_and_the_default_route(wire: Netlink
     device = devices.find_device(wire, "near0")
     assert device is not None
     link = Link(1, "", "near0", (Address("10.7.0.1"), Address("fd07::1")), 0)
-    wire.send(links.pod_side(link, device, set(), 1400))
+    wire.send(links.pod_side(link, device.ifindex, set(), 1400))
     for family, gateway in (("-4", "169.254.1.1"), ("-6", "fe80::1")):
         neighbour = shown(spaces[0], family, "neigh", "show", "dev", "near0")[0]
         assert (neighbour["dst"], neighbour["state"]) == (gateway, ["PERMANENT"])

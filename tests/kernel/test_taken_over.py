@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fairlead.address import Address
-from services.datapath.kernel import links, plumbing
+from services.datapath.kernel import links
 from services.datapath.operations import KernelError
 from tests.kernel.rig import Rig, pod_address, run
 
@@ -30,14 +30,18 @@ def test_what_is_plugged_is_intact_until_it_is_plugged_otherwise(rig: Rig) -> No
 
 
 @pytest.mark.parametrize("again", ["as it is", "otherwise"])
-def test_a_plug_that_was_cut_short_leaves_nothing_that_is_trusted(rig: Rig, again: str) -> None:
+def test_a_plug_that_was_cut_short_leaves_nothing_that_is_trusted(
+    rig: Rig, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = rig.link(1) if again == "as it is" else replace(rig.link(1), addresses=(Address("10.7.0.77"),))
 
-    def killed(_ifindex: int, _hook: int, _program: str) -> None:
+    def killed(*_: object) -> None:
         raise KernelError("killed")
 
-    with pytest.raises(KernelError, match="killed"):
-        plumbing.plug(rig.kernel._wire, link, 1500, killed)
+    with monkeypatch.context() as patched:
+        patched.setattr(links, "pod_side", killed)
+        with pytest.raises(KernelError, match="killed"):
+            rig.kernel.plug(link)
     assert rig.kernel.intact_links([link]) == rig.kernel.intact_links([rig.link(1)]) == {}
     rig.kernel.plug(rig.link(1))
     assert intact(rig)

@@ -171,7 +171,7 @@ def _gateway_messages(index: int, family: int) -> list[Message]:
     ]
 
 
-def pod_side(link: Link, device: Device, have: set[Address], mtu_bytes: int) -> list[Message]:
+def pod_side(link: Link, index: int, have: set[Address], mtu_bytes: int) -> list[Message]:
     """Return the requests that give the endpoint's own side its shape, addresses, gateway and routes."""
     gone = sorted(have - set(link.addresses))
     families = sorted({int(address.family) for address in link.addresses})
@@ -179,9 +179,9 @@ def pod_side(link: Link, device: Device, have: set[Address], mtu_bytes: int) -> 
         set_shape(link.interface, pod_mac(link.endpoint), mtu_bytes),
         *set_up("lo"),
         *set_up(link.interface),
-        *(_remove_address(device.ifindex, address) for address in gone),
-        *(_add_address(device.ifindex, address) for address in link.addresses),
-        *(message for family in families for message in _gateway_messages(device.ifindex, family)),
+        *(_remove_address(index, address) for address in gone),
+        *(_add_address(index, address) for address in link.addresses),
+        *(message for family in families for message in _gateway_messages(index, family)),
     ]
 
 

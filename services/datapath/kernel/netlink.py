@@ -36,6 +36,7 @@ SET = NLM_F_CREATE | NLM_F_REPLACE
 ALREADY = frozenset({errno.EEXIST})
 ABSENT = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL})
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 _TIMEOUT_S = 10
 _READ_BYTES = 1 << 18
@@ -193,12 +194,11 @@ def namespace(path: str) -> Iterator[int]:
 @contextmanager
 def inside(netns: str) -> Iterator[None]:
     """Run the block with this thread, and no other, in the namespace at the path. Sockets made there stay there."""
-    libc = ctypes.CDLL(None, use_errno=True)
     with namespace("/proc/thread-self/ns/net") as home, namespace(netns) as target:
-        if libc.setns(target, _CLONE_NEWNET) != 0:
+        if _LIBC.setns(target, _CLONE_NEWNET) != 0:
             raise KernelError(f"cannot enter the network namespace {netns}: {os.strerror(ctypes.get_errno())}")
         try:
             yield
         finally:
-            if libc.setns(home, _CLONE_NEWNET) != 0:
+            if _LIBC.setns(home, _CLONE_NEWNET) != 0:
                 os.abort()  # nothing this thread does from here on would happen where it should

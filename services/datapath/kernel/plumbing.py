@@ -23,9 +23,9 @@ def plug(wire: Netlink, link: Link, default_mtu_bytes: int, attach: Attach) -> P
     # a far end without namespace is wherever it is by now: a pair lives and dies whole
     make = _plug_into if link.netns else _leave_here
     near = make(wire, link, near, mtu_bytes)
-    wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name)])
+    # the mark may come before what follows it here: whoever trusts it looks at shape, state and filter too
+    wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name), links.set_mark(name, mark)])
     attach(near.ifindex, links.INGRESS, "from_pod")
-    wire.send([links.set_mark(name, mark)])
     return _plugged(link, near)
 
 
@@ -62,16 +62,14 @@ def _plug_into(wire: Netlink, link: Link, near: devices.Device | None, mtu_bytes
     with netlink.inside(link.netns):
         pod = Netlink()
     try:
-        near = _ensure_pair(wire, link, near, mtu_bytes, pod)
-        far = devices.find_device(pod, link.interface)
-        if far is None:
-            raise KernelError(f"{link.interface} in {link.netns} vanished while it was being made")
+        stands = _ensure_pair(wire, link, near, mtu_bytes, pod)
         with netlink.inside(link.netns):
             links.allow_ipv6(link)
-        pod.send(links.pod_side(link, far, devices.addresses_of(pod, far.ifindex), mtu_bytes))
+        have = devices.addresses_of(pod, stands.peer_ifindex) if stands is near else set()
+        pod.send(links.pod_side(link, stands.peer_ifindex, have, mtu_bytes))
     finally:
         pod.close()
-    return near
+    return stands
 
 
 def _ensure_pair(
