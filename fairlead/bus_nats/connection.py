@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import nats
 import nats.errors
 import nats.js.errors
+import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
@@ -33,6 +34,9 @@ V = TypeVar("V", bound=Row)
 
 _LOG = logging.getLogger(__name__)
 _ACK_TIMEOUT_S = 3.0
+_RETRY_S = 0.5
+_MENDED_S = 5.0
+"""How often a credential that cannot be used is looked at again."""
 
 
 class NatsBus:
@@ -51,6 +55,9 @@ class NatsBus:
         if authority:
             self._options["tls"] = ssl.create_default_context(cafile=authority)
             logging.getLogger("asyncio").addFilter(_worth_telling)
+        self._seed_file = seed_file
+        self._trouble = ""
+        """Why there can be no connection whether or not a server answers."""
         self._nc = ObedientClient()
         self._ready = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
@@ -82,7 +89,12 @@ class NatsBus:
                 )
             except ABSENT as error:
                 _LOG.info("bus %s is not there yet (%s), waiting", self._url, error)
-                await asyncio.sleep(0.5)  # noqa: TID251 - the connection has no clock of its own
+                await asyncio.sleep(_RETRY_S)  # noqa: TID251 - the connection has no clock of its own
+            except (nkeys.NkeysError, ValueError) as error:
+                self._trouble = f"{self._seed_file} is no credential ({type(error).__name__}): issue it again"
+                _LOG.error("bus: %s", self._trouble)
+                await asyncio.sleep(_MENDED_S)  # noqa: TID251 - same
+        self._trouble = ""
         self._ready.set()
 
     async def _on_error(self, error: Exception) -> None:
@@ -95,7 +107,8 @@ class NatsBus:
             async with asyncio.timeout(timeout_s):
                 await self._ready.wait()
         except TimeoutError as error:
-            raise Unavailable(f"no NATS server answers at {self._url}: is it running, is the address right?") from error
+            absent = f"no NATS server answers at {self._url}: is it running, is the address right?"
+            raise Unavailable(self._trouble or absent) from error
         if not self._nc.is_connected:
             raise Unavailable(f"the connection to {self._url} is lost; it is being made again")
         return self._nc
@@ -201,7 +214,8 @@ class NatsBus:
         for server in self._servers:
             await server.stop()
         with contextlib.suppress(*ABSENT):
-            await self._nc.close()
+            if not self._trouble:  # what never began to connect cannot be closed
+                await self._nc.close()
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:

@@ -1,5 +1,7 @@
 PREFIX_BYTE_USER: int
 
+class NkeysError(Exception): ...
+
 class KeyPair:
     @property
     def public_key(self) -> bytes: ...
