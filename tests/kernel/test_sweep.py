@@ -77,6 +77,22 @@ def test_valid_connections_stay_and_told_ends_are_not_told_again(rig: Rig, pod: 
     assert sweep(rig) == (0, 1, [])
 
 
+def test_what_is_over_is_taken_out_a_few_at_a_time_and_counted_once(
+    rig: Rig, pod: TestRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.datapath.kernel.sweep._TAKEN_AT_ONCE", 2)
+    for port in range(1000, 1005):
+        assert send(rig, pod, udp(port, 53), 4) == REDIRECT
+    age(rig, 100)
+    assert send(rig, pod, udp(1005, 53), 4) == REDIRECT
+    parts = [rig.kernel.sweep()]
+    while not parts[-1].last:
+        parts.append(rig.kernel.sweep())
+    assert [part.deleted for part in parts] == [2, 2, 1, 0]
+    assert sum(part.alive for part in parts) == len(rig.flows()) == 1
+    assert {event.sport for part in parts for event in part.ended} == set(range(1000, 1005))
+
+
 def test_timeouts_are_those_of_the_programs() -> None:
     settings = abi.Settings(syn_timeout=1, established_timeout=2, closing_timeout=3, other_timeout=4)
     assert [trusted_for(6, flags, settings) for flags in (0, 2, 2 | 4, 2 | 8, 2 | 4 | 8)] == [1, 2, 2, 2, 3]
