@@ -13,7 +13,6 @@ from pathlib import Path
 
 from pyroute2.netlink import rtnl
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
@@ -54,7 +53,7 @@ class Surveyor:
             near = devices.find_device(wire, name)
             if near is None:
                 return [Difference(subject, "host device missing", name, link.endpoint)]
-            problems = [] if name in _up(wire) else [("host device down", name)]
+            problems = [] if near.is_up else [("host device down", name)]
             if near.mac != abi.GATEWAY_MAC:
                 problems.append(("host device has another MAC", near.mac.hex(":")))
             problems += [
@@ -149,12 +148,11 @@ class Surveyor:
             yield Difference(f"device {name}", f"{noun}: wrong program", detail)
 
     def _host_devices(self, wire: Netlink) -> Iterator[Difference]:
-        up = _up(wire)
         for name in (links.HOST_DEVICE, links.HOST_PEER):
             device = devices.find_device(wire, name)
             if device is None and name == links.HOST_PEER:
                 yield Difference(f"device {name}", "device missing")
-            elif device is not None and name not in up:
+            elif device is not None and not device.is_up:
                 yield Difference(f"device {name}", "device down")
         for family in ("ipv4", "ipv6"):
             setting = Path(f"/proc/sys/net/{family}/conf/{links.HOST_DEVICE}/forwarding")
@@ -169,9 +167,10 @@ class Surveyor:
         if self._overlay is None:
             return
         yield from self._filter(wire, wanted, links.INGRESS, "from_overlay", "tunnel filter")
-        if devices.find_device(wire, wanted) is None:
+        device = devices.find_device(wire, wanted)
+        if device is None:
             return  # told by the filter
-        if wanted not in _up(wire):
+        if not device.is_up:
             yield Difference(f"device {wanted}", "device down")
         if not overlay.fits(wire, self._overlay):
             yield Difference(f"device {wanted}", "device has another port or mode", f"UDP {self._overlay.udp_port}")
@@ -192,7 +191,7 @@ class Surveyor:
             if far is None or far.peer_ifindex != near.ifindex:
                 yield "pod interface missing", f"{link.interface} in {link.netns}"
                 return
-            if link.interface not in _up(wire):
+            if not far.is_up:
                 yield "pod interface down", link.interface
             if far.mac != links.pod_mac(link.endpoint):
                 yield "pod interface has another MAC", far.mac.hex(":")
@@ -203,12 +202,6 @@ class Surveyor:
                 yield "pod address foreign", str(address)
             for family in sorted({int(address.family) for address in link.addresses}):
                 yield from _gateway(wire, far.ifindex, family)
-
-
-def _up(wire: Netlink) -> set[str]:
-    """Return the names of the devices that are up."""
-    answers = wire.dump(Message(rtnl.RTM_GETLINK, body(ifinfmsg, {}), "list devices"))
-    return {answer.get_attr("IFLA_IFNAME") for answer in answers if answer["flags"] & IFF_UP}
 
 
 def _gateway(wire: Netlink, index: int, family: int) -> Iterator[tuple[str, str]]:
