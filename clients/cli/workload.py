@@ -17,19 +17,9 @@ from fairlead.address import Address
 from fairlead.bus import Bus
 from fairlead.clock import SYSTEM, Clock
 from fairlead.errors import FairleadError
-from fairlead.schema.base import Empty, NodeName
-from fairlead.schema.datapath import (
-    ATTACH,
-    DETACH,
-    ENDPOINTS,
-    AttachEndpoint,
-    DetachEndpoint,
-    EndpointState,
-    EndpointStatus,
-)
-from fairlead.schema.ipam import ALLOCATE, LEASES, RELEASE, AllocateAddress, ReleaseAddress
-
-_ANSWER_S = 5.0
+from fairlead.node import Node
+from fairlead.schema.base import NodeName
+from fairlead.schema.datapath import AttachEndpoint, EndpointState, EndpointStatus
 
 
 @dataclass(frozen=True)
@@ -61,25 +51,24 @@ class Attached:
 async def attach(bus: Bus, workload: Workload, clock: Clock = SYSTEM) -> Attached:
     """Lease addresses and connect the namespace; the same again returns what stands. Raises what ipam or datapath raised."""
     began = clock.monotonic_s()
-    held = await _holds(bus, workload)
-    allocation = AllocateAddress(owner=workload.name, addresses=workload.addresses)
+    node = Node(bus, workload.node)
+    held = await _holds(node, workload)
     try:
-        leased = await bus.request(ALLOCATE, allocation, node=workload.node, timeout_s=_ANSWER_S)
-        endpoint = await _connect(bus, workload, leased.addresses)
+        endpoint = await _connect(node, workload, await node.allocate(workload.name, workload.addresses))
     except (FairleadError, asyncio.CancelledError) as error:
         if not held:
-            await _give_back(bus, workload, error)
+            await _give_back(node, workload, error)
         raise
     return Attached(endpoint, (clock.monotonic_s() - began) * 1000)
 
 
-async def _holds(bus: Bus, workload: Workload) -> bool:
+async def _holds(node: Node, workload: Workload) -> bool:
     """Tell whether the workload had addresses before; then it may be attached, and nothing of it may be given back."""
-    leases = await bus.request(LEASES, Empty(), node=workload.node, timeout_s=_ANSWER_S)
-    return any(lease.owner == workload.name and lease.state == "leased" for lease in leases.leases)
+    leases = (await node.leases()).leases
+    return any(lease.owner == workload.name and lease.state == "leased" for lease in leases)
 
 
-async def _connect(bus: Bus, workload: Workload, addresses: tuple[Address, ...]) -> EndpointStatus:
+async def _connect(node: Node, workload: Workload, addresses: tuple[Address, ...]) -> EndpointStatus:
     ask = AttachEndpoint(
         name=workload.name,
         netns=workload.netns,
@@ -88,19 +77,16 @@ async def _connect(bus: Bus, workload: Workload, addresses: tuple[Address, ...])
         interface=workload.interface,
         wait_s=workload.wait_s,
     )
-    endpoint = await bus.request(ATTACH, ask, node=workload.node, timeout_s=workload.wait_s + _ANSWER_S)
-    if endpoint.state is EndpointState.FAILED:
-        raise FairleadError(f"{workload.name}: {endpoint.detail or 'datapath could not attach it, see its log'}")
-    return endpoint
+    return await node.attach(ask)
 
 
-async def _give_back(bus: Bus, workload: Workload, cause: BaseException) -> None:
+async def _give_back(node: Node, workload: Workload, cause: BaseException) -> None:
     """Undo a failed attach. Addresses are released only once datapath confirms that nothing uses them."""
     try:
-        listed = await bus.request(ENDPOINTS, Empty(), node=workload.node, timeout_s=_ANSWER_S)
-        if any(one.name == workload.name and one.netns != workload.netns for one in listed.endpoints):
+        standing = (await node.endpoints()).get(workload.name)
+        if standing is not None and standing.netns != workload.netns:
             return  # somebody else attached this name meanwhile, elsewhere: what stands is theirs
-        await detach(bus, workload.name, workload.node)
+        await node.remove(workload.name)
     except FairleadError as error:
         hint = f"`fairlead workload remove {workload.name} --node {workload.node}` gives back its addresses"
         cause.add_note(f"{workload.name} may be half attached ({error.message}): {hint}")
@@ -108,9 +94,7 @@ async def _give_back(bus: Bus, workload: Workload, cause: BaseException) -> None
 
 async def detach(bus: Bus, name: str, node: NodeName) -> bool:
     """Disconnect the workload, then release its addresses; whether there was anything."""
-    gone = await bus.request(DETACH, DetachEndpoint(name=name), node=node, timeout_s=_ANSWER_S)
-    freed = await bus.request(RELEASE, ReleaseAddress(owner=name), node=node, timeout_s=_ANSWER_S)
-    return gone.removed or bool(freed.addresses)
+    return await Node(bus, node).remove(name)
 
 
 async def add(session: Session) -> Answer:
