@@ -34,6 +34,7 @@ async def serve(settings: DatapathSettings) -> None:
             masquerade=masquerade_of(settings, addresses),
         )
         await datapath.begin()
+        process.begun()
         for name, work in datapath.tasks().items():
             app.spawn(name, work)
         await app.serve(datapath.routes())
