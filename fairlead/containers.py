@@ -15,9 +15,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from fairlead.address import Prefix
+from fairlead.config import CommonSettings
 from fairlead.errors import InvalidInput
 from fairlead.labels import normalise
 from fairlead.schema.policy import PolicyObject
@@ -31,6 +34,7 @@ SWITCH: Mapping[str, bool] = {"on": True, "true": True, "1": True, "off": False,
 MTU, ISOLATION = "fairlead.mtu", "fairlead.isolation"
 """Options of a network."""
 _OWN = "fairlead.label."
+_SOCKET = r"^/[^\x00-\x1f\x7f]*/[a-z0-9][a-z0-9_-]*\.sock$"
 _NAMESPACE = "k8s:io.kubernetes.pod.namespace"
 _WORKLOAD = "k8s:io.cilium.k8s.policy.cluster"
 """A label that is implied for every workload, and for nothing else."""
@@ -44,6 +48,24 @@ WORDS = frozenset({*_ENTITIES, "dns"})
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _FORBIDDEN = re.compile(r"[;,\x00-\x1f]")
 _KIND = "CiliumClusterwideNetworkPolicy"
+
+
+class ContainerSettings(CommonSettings, frozen=True, kw_only=True):
+    """Options of the network plugin by which containers get their labels: the same on every host of a stack."""
+
+    docker_plugin: Annotated[str, Meta(pattern=_SOCKET)] = "/run/docker/plugins/fairlead.sock"
+    """Where the engine finds the plugin; the file's name without `.sock` is the driver's name."""
+    docker_labels: tuple[str, ...] = CHOSEN
+    """Keys of container labels that count for identity; `prefix*` for all that begin so. The fewer, the fewer identities."""
+    docker_image_label: bool = False
+    """Whether the image's name (without tag) counts for identity."""
+    docker_isolation: Annotated[str, Meta(pattern="^(on|off)$")] = "off"
+    """Whether networks are isolated from one another that do not say it themselves with `fairlead.isolation`."""
+
+    @property
+    def driver(self) -> str:
+        """Return the name under which the engine knows the plugin."""
+        return self.docker_plugin.rpartition("/")[2].removesuffix(".sock")
 
 
 def identity_labels(

@@ -16,7 +16,8 @@ from clients.cli.compose_rules import Stated
 from clients.cli.compose_services import Habits, Stack, stack_of
 from clients.cli.output import Answer, Exit
 from clients.cli.session import Session
-from fairlead.containers import CHOSEN, SWITCH
+from fairlead import config
+from fairlead.containers import ContainerSettings
 from fairlead.errors import FairleadError, InvalidInput
 from fairlead.schema.base import Empty
 from fairlead.schema.owned import OWNED_REPLACE, PoliciesReplaced, ReplacePolicies
@@ -155,10 +156,9 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _habits() -> Habits:
-    """Return what the environment says of the plugin's options, which are the same on all hosts of a stack."""
-    labels = tuple(part.strip() for part in os.environ.get("FAIRLEAD_DOCKER_LABELS", "").split(",") if part.strip())
-    image = SWITCH.get(os.environ.get("FAIRLEAD_DOCKER_IMAGE_LABEL", "off").lower(), False)
-    return Habits(labels or CHOSEN, image, os.environ.get("FAIRLEAD_DOCKER_ISOLATION", "off") == "on")
+    """Return the plugin's options by which containers get their labels, from where every process has its options."""
+    found = config.load(ContainerSettings, {"FAIRLEAD_NODE": "here", **os.environ})
+    return Habits(found.docker_labels, found.docker_image_label, found.docker_isolation == "on", found.driver)
 
 
 def _unpoliced(stack: Stack) -> list[str]:

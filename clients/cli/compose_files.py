@@ -169,7 +169,10 @@ def _tool(command: str) -> tuple[str, ...]:
 def _works(words: tuple[str, ...]) -> bool:
     if shutil.which(words[0]) is None:
         return False
-    return subprocess.run([*words, "version"], capture_output=True, check=False, timeout=_TOOL_S).returncode == 0
+    try:
+        return subprocess.run([*words, "version"], capture_output=True, check=False, timeout=_TOOL_S).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def _asked(

@@ -32,7 +32,8 @@ from fairlead.codec import from_builtins
 from fairlead.errors import InvalidInput
 from fairlead.schema.policy import PolicyObject
 
-_NAMESPACED, _CLUSTERWIDE = "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"
+_NAMESPACED, _CLUSTERWIDE, _AUDIT = "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", "WorkloadAudit"
+"""Kinds whose selectors may name services."""
 T = TypeVar("T")
 
 
@@ -142,7 +143,7 @@ def _policy(plain: Mapping[str, Any], file: str, path: str, stack: Stack) -> Pol
     document = manifest.one(dict(plain), f"{file}: `{path}`")
     metadata = {**document.metadata, **_namespace(document, f"{file}: `{path}.metadata.namespace`", stack.project)}
     changes: dict[str, Any] = {"metadata": metadata}
-    if document.kind in (_NAMESPACED, _CLUSTERWIDE):
+    if document.kind in (_NAMESPACED, _CLUSTERWIDE, _AUDIT):
         home = stack.project if document.kind == _NAMESPACED else ""
         changes["spec"] = expanded(document.spec, stack, home, f"{file}: `{path}.spec")
         changes["specs"] = expanded(document.specs, stack, home, f"{file}: `{path}.specs")

@@ -119,6 +119,40 @@ def test_the_hosts_switch_and_chosen_labels_count(
     assert (status, [one["passed"] for one in told["tests"]]) == (0, [True] * 3)
 
 
+def test_audits_may_name_services_and_the_driver_may_have_another_name(
+    folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIRLEAD_DOCKER_PLUGIN", "/run/docker/plugins/fl.sock")
+    folder.write(
+        """
+        x-fairlead:
+          policies:
+          - name: db
+            spec: {endpointSelector: {service: db}, ingress: [{}]}
+          - apiVersion: fairlead.dev/v1
+            kind: WorkloadAudit
+            metadata: {name: db}
+            spec: {endpointSelector: {service: db}, until: "2100-01-01T00:00:00Z"}
+          tests: {deny: ["web -> db:1"]}
+        services: {web: {image: web}, db: {image: db}}
+        networks: {default: {driver: fl}}
+        """
+    )
+    assert check(folder, capsys)[0] == 0
+    with pytest.raises(SystemExit) as ended:
+        main(["compose", "check", "--from", "web", "--to", "db", "--port", "1"])
+    assert ended.value.code == 0
+    assert "allowed because the workload is audited" in capsys.readouterr().out
+
+
+def test_options_of_the_plugin_that_cannot_be_are_named(
+    folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write(SHOP)
+    monkeypatch.setenv("FAIRLEAD_DOCKER_ISOLATION", "maybe")
+    assert "FAIRLEAD_DOCKER_ISOLATION='maybe'" in refused(folder, capsys)
+
+
 def test_what_is_on_no_network_of_ours_is_said(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     folder.write(
         "services: {web: {image: web}, here: {image: web, network_mode: host}, near: {network_mode: 'service:web'}}"
