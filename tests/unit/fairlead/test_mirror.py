@@ -192,6 +192,13 @@ async def test_a_copy_that_somebody_changed_is_read_as_if_it_came_from_the_bus(t
     assert not reborn.complete
 
 
+async def test_a_copy_that_had_to_be_checked_is_written_anew_so_that_the_next_start_need_not(tmp_path: Path) -> None:
+    cache = tmp_path / "claims"
+    cache.write_bytes(codec.pack({"complete": True, "rows": {"n1": codec.encode(claim("n1", 1))}}))
+    async with running(Mirror(MemoryBus().bucket(CLAIMS), cache=cache)):
+        await settled(lambda: b"checksum" in cache.read_bytes())
+
+
 async def test_changing_the_keys_keeps_what_is_known() -> None:
     bus = MemoryBus(Hub())
     bucket = bus.bucket(CLAIMS)
