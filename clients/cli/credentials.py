@@ -31,6 +31,24 @@ def register(subcommands: Subcommands) -> None:
     init = _command(
         commands, "init", _init, "make the fleet's authority and the first credentials", "init --hub 192.0.2.10"
     )
+    _servers(init)
+    _grants(init)
+    issuing = _command(commands, "issue", _issue, "give somebody a credential", "issue node n1")
+    issuing.add_argument("kind", choices=[kind.value for kind in Kind])
+    issuing.add_argument("name", type=node_name, help="a-z, 0-9 and dashes; of a replica: policy-1, identity-2")
+    _grants(issuing)
+    revoking = _command(commands, "revoke", _revoke, "take a credential away", "revoke cmdb")
+    revoking.add_argument("name")
+    rotating = _command(commands, "rotate", _rotate, "give new keys; the old ones count until --finish", "rotate n1")
+    rotating.add_argument("name")
+    rotating.add_argument("--finish", action="store_true", help="the new keys are in use everywhere: drop the old ones")
+    _command(commands, "list", _list, "show who has a credential", "list")
+    showing = _command(commands, "show", _show, "show what a credential may do", "show n1.datapath")
+    showing.add_argument("name")
+
+
+def _servers(init: argparse.ArgumentParser) -> None:
+    """Declare where servers are, and where and as whom they find their files."""
     init.add_argument(
         "--hub", action="append", required=True, metavar="HOST", help="name or address of the hub; repeat for more"
     )
@@ -54,19 +72,6 @@ def register(subcommands: Subcommands) -> None:
         metavar="NUMBER",
         help="as whom hub, leaves, cluster services and ipam run (5300 in containers): their files are given to that user",
     )
-    _grants(init)
-    issuing = _command(commands, "issue", _issue, "give somebody a credential", "issue node n1")
-    issuing.add_argument("kind", choices=[kind.value for kind in Kind])
-    issuing.add_argument("name", type=node_name, help="a-z, 0-9 and dashes; of a replica: policy-1, identity-2")
-    _grants(issuing)
-    revoking = _command(commands, "revoke", _revoke, "take a credential away", "revoke cmdb")
-    revoking.add_argument("name")
-    rotating = _command(commands, "rotate", _rotate, "give new keys; the old ones count until --finish", "rotate n1")
-    rotating.add_argument("name")
-    rotating.add_argument("--finish", action="store_true", help="the new keys are in use everywhere: drop the old ones")
-    _command(commands, "list", _list, "show who has a credential", "list")
-    showing = _command(commands, "show", _show, "show what a credential may do", "show n1.datapath")
-    showing.add_argument("name")
 
 
 def _command(commands: Subcommands, name: str, run: object, summary: str, example: str) -> argparse.ArgumentParser:

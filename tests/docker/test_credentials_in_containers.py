@@ -11,6 +11,7 @@ from clients.cli.__main__ import main
 from fairlead.bus_nats import NatsBus
 from fairlead.errors import FairleadError
 from fairlead.schema.base import Empty
+from fairlead.schema.datapath import EndpointState
 from fairlead.schema.health import HEALTH
 from tests.docker import images
 from tests.docker.composed import Composed, composed
@@ -101,6 +102,6 @@ def test_everything_comes_back_with_its_credential(machine: Composed) -> None:
         machine.crash(service)
     machine.well()
     machine.container("later", "--label", "fairlead.egress.allow=dns")
-    machine.ready(4, 60)
+    assert {one.state for one in machine.ready(4, 60)} == {EndpointState.READY}
     machine.engine.run("rm", "-f", "db", "api", "other", "later")
     machine.settled_empty()
