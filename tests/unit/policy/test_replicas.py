@@ -115,7 +115,10 @@ async def test_what_changed_while_nobody_led_is_announced(pair: Pair) -> None:
     assert "1004" not in await pair.first.rows()
     rows = await pair.second.until(lambda rows: "1004" in rows)
     assert rows["1004"].egress_default_deny
-    assert [row.prefix for row in (await pair.second.cidrs()).rows] == ["10.0.0.0/8"]
+    async with asyncio.timeout(5):  # prefixes are told after the rows that know them
+        while not (cidrs := await pair.second.cidrs()).rows:
+            await asyncio.sleep(0.005)
+    assert [row.prefix for row in cidrs.rows] == ["10.0.0.0/8"]
 
 
 async def test_who_lost_the_lead_by_hand_steps_down(pair: Pair) -> None:
