@@ -58,7 +58,8 @@ async def test_a_host_policy_comes_stays_through_an_outage_and_goes(bench: Bench
     pod, node = ("pod", "10.77.0.2"), ("node", ADDRESS)
     first = await Process(tmp_path, hub, bench).start()
     status = await first.attach(*pod, "app=pod")
-    await until(first.datapath.node.addresses.table.desired, within_s=20)
+    addresses = first.datapath.node.addresses.table
+    await until(lambda: addresses.desired() and not addresses.due(0.0), within_s=20)
     assert await first.connects(pod, node, 5432)
     assert bench.kernel.host() is None
 

@@ -18,7 +18,8 @@ from services.datapath.kernel.maps import Map
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _FEW_BITS = b"\0" * 10
-_KEY, _VALUE = struct.Struct("12s4s"), struct.Struct("=I")
+_KEY = struct.Struct("12s4s")
+_IDENTITY_BYTES = 4
 
 
 class AddressTables:
@@ -83,8 +84,12 @@ class AddressTables:
 
     def _rows(self) -> Iterator[tuple[str, int]]:
         """Yield the text of each prefix, and its identity: a Prefix of each would cost more than everything else here."""
-        for keys, values in self._by_kind[True].packed():
-            for (head, tail), (identity,) in zip(_KEY.iter_unpack(keys), _VALUE.iter_unpack(values), strict=True):
+        exact = self._by_kind[True]
+        value = struct.Struct(
+            f"=I{exact.spec.value_bytes - _IDENTITY_BYTES}x"
+        )  # other versions may have more behind it
+        for keys, values in exact.packed():
+            for (head, tail), (identity,) in zip(_KEY.iter_unpack(keys), value.iter_unpack(values), strict=True):
                 yield (socket.inet_ntoa(tail) + "/32" if head == _MAPPED else _host6(head + tail)), identity
         for row, value in self._by_kind[False].items().items():
             yield abi.unpack_prefix(row), _identity(value)
