@@ -89,7 +89,7 @@ class AddressTables:
             f"=I{exact.spec.value_bytes - _IDENTITY_BYTES}x"
         )  # other versions may have more behind it
         for keys, values in exact.packed():
-            for (head, tail), (identity,) in zip(_KEY.iter_unpack(keys), value.iter_unpack(values), strict=True):
+            for (head, tail), (identity,) in zip(_KEY.iter_unpack(keys), split.iter_unpack(values), strict=True):
                 yield (socket.inet_ntoa(tail) + "/32" if head == _MAPPED else _host6(head + tail)), identity
         for row, value in self._by_kind[False].items().items():
             yield abi.unpack_prefix(row), _identity(value)
