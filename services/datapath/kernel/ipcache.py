@@ -85,9 +85,8 @@ class AddressTables:
     def _rows(self) -> Iterator[tuple[str, int]]:
         """Yield the text of each prefix, and its identity: a Prefix of each would cost more than everything else here."""
         exact = self._by_kind[True]
-        value = struct.Struct(
-            f"=I{exact.spec.value_bytes - _IDENTITY_BYTES}x"
-        )  # other versions may have more behind it
+        more_bytes = exact.spec.value_bytes - _IDENTITY_BYTES  # that other versions may have behind it
+        split = struct.Struct(f"=I{more_bytes}x")
         for keys, values in exact.packed():
             for (head, tail), (identity,) in zip(_KEY.iter_unpack(keys), split.iter_unpack(values), strict=True):
                 yield (socket.inet_ntoa(tail) + "/32" if head == _MAPPED else _host6(head + tail)), identity
