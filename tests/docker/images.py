@@ -44,6 +44,8 @@ def images() -> Path:
         if builder.run("image", "inspect", BASE, check=False).returncode != 0:
             builder.run("import", str(_base()), BASE, timeout_s=300)
         names = [name for folder, file in _stacks() for name in _build(builder, folder, file)]
+        # what no image needs any more; a day old, as the stage that compiles for the others is none itself
+        builder.run("image", "prune", "-f", "--filter", "until=24h", timeout_s=300)
         return _saved(builder, sorted(set(names)))
 
 
