@@ -87,8 +87,10 @@ class Node:
         self._hosted()
 
     def identity_of(self, record: EndpointRecord) -> int:
-        """Return the number of the record's labels, 0 when unknown."""
-        return self.identities.number(record.labels, record.identity)
+        """Return the number of the record's labels, 0 when unknown. What identity said of another endpoint with these labels counts too."""
+        known = self.identities.number(record.labels, record.identity)
+        alike = (other.identity for other in self.endpoints.live() if other.labels == record.labels)
+        return known or next(filter(None, alike), 0)
 
     def policy_of(self, identity: int) -> tuple[PolicyMap | None, str]:
         """Return the newest policy of the identity, or why it cannot be had."""

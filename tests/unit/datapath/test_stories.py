@@ -12,7 +12,7 @@ from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty
 from fairlead.schema.datapath import EndpointState
 from fairlead.schema.flow import FlowQuery
-from fairlead.schema.identity import NODES, NodeRow
+from fairlead.schema.identity import IDENTITIES, NODES, NodeRow
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.reports import DropReason
 from services.datapath.store import Store
@@ -80,6 +80,18 @@ async def test_without_the_bus_known_labels_attach_and_unknown_are_held(
     await until(lambda: node.status("new").state is EndpointState.READY, within_s=20)
     assert node.kernel.verdict(WEB, Address("10.0.0.5"), TCP, 80).passes
     await until(lambda: node.conditions["endpoints"][0])
+
+
+async def test_labels_that_identity_has_numbered_for_another_endpoint_here_are_known(
+    node: TestNode, control: Control, hub: Hub
+) -> None:
+    await node.attach("web")
+    (number,) = control.numbers.values()
+    await control.bus.bucket(IDENTITIES).delete(str(number))  # the hub went before it could tell of the number
+    await until(lambda: not node.datapath.node.identities.labels(number))
+    hub.up = False
+    second = await asyncio.wait_for(node.attach("web-2", "10.0.0.4"), 1.0)
+    assert (second.state, second.identity) == (EndpointState.READY, number)
 
 
 async def test_an_identity_without_policy_is_held_until_its_row_comes(node: TestNode, control: Control) -> None:
