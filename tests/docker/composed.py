@@ -111,7 +111,7 @@ class Composed(Machine):
     def well(self, within_s: float = 120) -> None:
         """Wait until every container of Fairlead says that it is healthy, and the programs are in the kernel."""
         until(lambda: not self.ill(), within_s, what="all containers to be well", tell=self.ill_with_logs)
-        until(self._kernel_is_up, within_s, what="the kernel's side", tell=lambda: self.said("datapath"))
+        until(self.kernel_is_up, within_s, what="the kernel's side", tell=lambda: self.said("datapath"))
 
     def ill(self) -> dict[str, str]:
         """Return the containers of Fairlead that are not well, and what the engine says of them."""
@@ -136,7 +136,7 @@ class Composed(Machine):
         """Return the log of the network plugin."""
         return self.said("docker")
 
-    def _kernel_is_up(self) -> bool:
+    def kernel_is_up(self) -> bool:
         conditions: Any = self.health("datapath").get("conditions", ())
         return any(one["name"] == "kernel" and one["ok"] for one in conditions)
 

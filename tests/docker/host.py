@@ -80,13 +80,14 @@ class Host(Machine):
             one.launch()
         for one in self.services.values():
             until(one.health, what=f"{one.service} to be healthy")
-        until(self._kernel_is_up, 60, what="the kernel's side")
+        until(self.kernel_is_up, 60, what="the kernel's side")
         self.plugin.start()
         self.engine.start()
         self.engine.import_busybox()
         return self
 
-    def _kernel_is_up(self) -> bool:
+    def kernel_is_up(self) -> bool:
+        """Tell whether the datapath serves."""
         conditions: Any = self.services["datapath"].health().get("conditions", ())
         return any(one["name"] == "kernel" and one["ok"] for one in conditions)
 

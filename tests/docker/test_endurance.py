@@ -75,6 +75,7 @@ def test_traffic_goes_on_while_everything_dies_in_turn(host: Host) -> None:
     assert lost(said) == 0
     assert host.fetch("client", address) == "web"
     assert [host.fetch_from("w", "192.0.2.1", 8080), host.fetch_from("n", "127.0.0.1", 8080)] == ["web", "web"]
+    until(host.kernel_is_up, 60, what="the datapath to take orders")
     host.container("later")
     host.ready(3)
 
