@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fairlead.bus_nats import NatsBus
-from fairlead.schema.admission import START_NOW, StartNow, WaitingStart
+from fairlead.schema.admission import StartNow
 from fairlead.schema.base import Empty
 from fairlead.schema.health import HEALTH
 from tests.support.nats import NatsServer
+from tests.support.starts import Start, heard
 
 pytestmark = pytest.mark.connected
-_SAY = "print('started')"
-
-
-class Start:
-    """One entrypoint that waits its turn in a large fleet."""
-
-    def __init__(self, folder: Path, url: str, service: str = "ipam", **options: str) -> None:
-        environment = {"FAIRLEAD_NODE": "n1", "FAIRLEAD_STATE_DIR": str(folder), "FAIRLEAD_FLEET_SIZE": "100000"}
-        environment |= {"FAIRLEAD_NATS": url} | options
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.entrypoint", service, sys.executable, "-c", _SAY],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def ended(self) -> tuple[int, str, str]:
-        out, error = self.process.communicate(timeout=20)
-        return self.process.returncode, out, error
 
 
 @pytest.fixture
@@ -44,18 +23,7 @@ def starts() -> Iterator[list[Start]]:
     made: list[Start] = []
     yield made
     for one in made:
-        one.process.kill()
-        one.process.communicate()
-
-
-async def heard(bus: NatsBus, ask: StartNow, count: int) -> list[WaitingStart]:
-    """Ask until that many starts have answered."""
-    found: list[WaitingStart] = []
-    for _ in range(50):
-        found = await bus.gather(START_NOW, ask, wait_s=0.3)
-        if len(found) >= count:
-            break
-    return found
+        one.end()
 
 
 async def test_starts_are_heard_and_ended_from_the_bus_that_came_later(tmp_path: Path, starts: list[Start]) -> None:

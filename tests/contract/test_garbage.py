@@ -24,14 +24,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from fairlead import codec
+from fairlead.bus_nats import connect
 from fairlead.contract.vectors import encoded
 from fairlead.kv_etcd import EtcdKv
 from fairlead.schema import TOPICS
+from fairlead.schema.admission import StartNow
 from fairlead.schema.base import Delivery, Empty, Topic
 from tests.kernel.rig import why_not
 from tests.support.etcd import EtcdServer
 from tests.support.nats import NatsServer
 from tests.support.services import ServiceProcess
+from tests.support.starts import Start, heard
 
 pytestmark = [pytest.mark.connected, pytest.mark.timeout(180)]
 NODE = "g1"
@@ -75,6 +78,9 @@ class World:
         self.services.append(ServiceProcess("bgp", NODE, folder, {**options, **bgp}))
         if not REASON_AGAINST_KERNEL:
             self.services.append(self._datapath(folder, options))
+        self._folder = folder
+        self.waiting: Start | None = None
+        """A start that waits for its turn all the while: it answers too."""
 
     def start(self) -> None:
         self.hub.start()
@@ -84,6 +90,18 @@ class World:
             ip(WIRING_INSIDE, "nsenter", f"--net=/run/netns/{NETNS}", "--")
         for service in self.services:
             service.start()
+        self.waiting = Start(self._folder / "waiting", self.hub.url)
+        asyncio.run(self._until_it_answers())
+
+    async def _until_it_answers(self) -> None:
+        async with connect(self.hub.url, name="test") as bus:
+            await bus.client(10)
+            assert await heard(bus, StartNow(node="-"), 1)
+
+    def ended(self) -> list[str]:
+        """Return which processes have ended."""
+        waits = self.waiting is not None and self.waiting.process.poll() is None
+        return [one.service for one in self.services if not one.alive] + ([] if waits else ["the start that waits"])
 
     def _datapath(self, folder: Path, options: dict[str, str]) -> ServiceProcess:
         url = self.hub.url.replace("127.0.0.1", OUTSIDE)
@@ -93,6 +111,8 @@ class World:
     def stop(self) -> None:
         for service in self.services:
             service.kill()
+        if self.waiting:
+            self.waiting.end()
         self.hub.kill()
         self.etcd.kill()
         if Path(f"/run/netns/{NETNS}").exists():
@@ -195,12 +215,12 @@ def test_garbage_is_answered_and_changes_nothing(
     world: World, settled: dict[str, bytes], blob: bytes, value: object, chance: random.Random
 ) -> None:
     asyncio.run(barrage(world.hub.url, blob, value, chance))
-    assert [service.service for service in world.services if not service.alive] == []
+    assert world.ended() == []
 
 
 def test_afterwards_the_truth_is_what_it_was(world: World, settled: dict[str, bytes]) -> None:
     assert truth(world) == settled
-    assert [service.service for service in world.services if not service.alive] == []
+    assert world.ended() == []
 
 
 def test_an_oversized_message_is_refused_with_its_size(world: World) -> None:
