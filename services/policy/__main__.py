@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from fairlead import telemetry
+from fairlead import memory, telemetry
 from fairlead.announce import Follower
 from fairlead.app import App, launch
 from fairlead.bus import Bus
@@ -28,8 +28,16 @@ Work = dict[str, Callable[[], Awaitable[None]]]
 """What must run in the background for ever, by name."""
 
 
-def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Report) -> tuple[PolicyService, Work]:
-    """Return the service and its background work, joined to this store and this bus."""
+def compose(
+    settings: PolicySettings,
+    kv: Kv,
+    bus: Bus,
+    clock: Clock,
+    report: Report,
+    *,
+    at_rest: Callable[[], None] = lambda: None,
+) -> tuple[PolicyService, Work]:
+    """Return the service and its background work, joined to this store and this bus; `at_rest` as in `Projection`."""
     store = PolicyStore(kv, settings.keep_versions)
     editor = Editor(store, clock, settings.owners)
     projection = Projection(
@@ -40,6 +48,7 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
         clock=clock,
         report=report,
         accept_mass_change=settings.accept_mass_change,
+        at_rest=at_rest,
     )
     waiting = Waiting(projection, bus, clock)
     trusting = not settings.nats_credentials
@@ -68,7 +77,7 @@ def compose(settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Re
 async def serve(settings: PolicySettings) -> None:
     """Run until told to end."""
     async with App("policy", settings) as app:
-        service, work = compose(settings, app.kv, app.bus, app.clock, app.condition)
+        service, work = compose(settings, app.kv, app.bus, app.clock, app.condition, at_rest=memory.keep)
         telemetry.gauge(
             "fairlead.policy.audited",
             lambda: service.view.audited_by_kind(),  # noqa: PLW0108 - the view is another one after every listing

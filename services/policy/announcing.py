@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from fairlead import memory, telemetry
+from fairlead import telemetry
 from fairlead.announce import Projector
 from fairlead.bus import Bucket
 from fairlead.clock import Clock
@@ -42,6 +42,7 @@ class Rows:
         clock: Clock,
         report: Report,
         accept_mass_change: bool,
+        at_rest: Callable[[], None],
     ) -> None:
         self._bucket = bucket
         self._view = view
@@ -49,6 +50,7 @@ class Rows:
         self._clock = clock
         self._report = report
         self._accept_mass_change = accept_mass_change
+        self._at_rest = at_rest
         self.projector = Projector(bucket, clock=clock, at_once=_ROWS_AT_ONCE)
         self.revision = 0
         """The newest revision of the store that the view knows."""
@@ -183,7 +185,7 @@ class Rows:
                 self._make(number)
         self.projector.vouch(self.revision)
         self._done.set()
-        memory.keep()
+        self._at_rest()
 
     async def drop_unknown(self) -> None:
         """Remove rows of subjects that are still not known after a while: by then it is no delay."""

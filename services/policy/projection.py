@@ -41,7 +41,9 @@ class Projection:
         clock: Clock,
         report: Report,
         accept_mass_change: bool = False,
+        at_rest: Callable[[], None] = lambda: None,
     ) -> None:
+        """`at_rest` is called whenever every row has been made, and what is there stays for long."""
         self._new_view = new_view
         self._store = store
         self._turn = asyncio.Lock()
@@ -56,6 +58,7 @@ class Projection:
             clock=clock,
             report=report,
             accept_mass_change=accept_mass_change,
+            at_rest=at_rest,
         )
         self.cidrs = Projector(cidrs, clock=clock)
         self._clock = clock
