@@ -11,7 +11,7 @@ from fairlead.tasks import attentive
 
 
 class ObedientClient(Client):
-    """Everything that asks the server, JetStream included, goes through these two."""
+    """Everything that asks the server, JetStream included, goes through the first two; everything that sends, through the third."""
 
     async def request(self, *args: Any, **options: Any) -> Msg:
         """Ask, as the client does; a cancellation that comes together with the answer counts."""
@@ -20,3 +20,7 @@ class ObedientClient(Client):
     async def flush(self, *args: Any, **options: Any) -> None:
         """Wait until the server has everything; a cancellation that comes together with its answer counts."""
         await attentive(super().flush(*args, **options))
+
+    async def _flush_pending(self, *args: Any, **options: Any) -> Any:
+        """Hand what is to be sent to the flusher; the client's own drops a cancellation that comes meanwhile."""
+        return await attentive(super()._flush_pending(*args, **options))
