@@ -138,7 +138,9 @@ async def test_the_program_over_a_real_bus(tmp_path: Path) -> None:
 async def _follows(url: str, bus: Bus) -> None:
     """`flows -f` prints what comes, and ends at Ctrl-C."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "clients.cli", "flows", "-f", "-o", "json", "--verdict", "FORWARDED"),
+        # whoever runs the tests in the background has them, and their children, ignore Ctrl-C
+        *("env", "--default-signal=INT", sys.executable, "-m", "clients.cli"),
+        *("flows", "-f", "-o", "json", "--verdict", "FORWARDED"),
         stdout=subprocess.PIPE,
         env=_environment(url),
     )
