@@ -57,7 +57,7 @@ class Rows(Mapping[str, V]):
             if self.proven:
                 self._keep(key, row)
             else:
-                self.put(key, data, row)
+                self.put(key, row)
         return row
 
     def __iter__(self) -> Iterator[str]:
@@ -66,10 +66,9 @@ class Rows(Mapping[str, V]):
     def __len__(self) -> int:
         return len(self.packed)
 
-    def put(self, key: str, data: bytes, row: V) -> None:
-        """Have the row, which was read from `data`."""
-        is_canonical = codec.decode(data, self._kind, checked=True) == row
-        self.packed[key] = data if is_canonical else codec.encode(row)
+    def put(self, key: str, row: V) -> None:
+        """Have the row, in our own words whoever wrote it: so its text need not be checked again."""
+        self.packed[key] = codec.encode(row)
         self._keep(key, row)
 
     def _keep(self, key: str, row: V) -> None:
@@ -203,7 +202,7 @@ class Mirror(Generic[V]):
         known = self._rows.get(key)
         if known is not None and (row == known or row.revision < known.revision):
             return
-        self._rows.put(key, data, row)
+        self._rows.put(key, row)
         await self._tell(key, row)
 
     async def _drop(self, key: str) -> None:

@@ -43,8 +43,7 @@ def compose(
     projection = Projection(
         lambda: View(settings.sources, settings.translation(), settings.enforcement()),
         store,
-        bus.bucket(POLICY_ROWS),
-        bus.bucket(CIDR_BUCKET),
+        *(bus.bucket(POLICY_ROWS), bus.bucket(CIDR_BUCKET)),
         clock=clock,
         report=report,
         accept_mass_change=settings.accept_mass_change,
@@ -55,10 +54,9 @@ def compose(
     service = PolicyService(store, editor, projection, settings.translation(), waiting, trusting=trusting)
     upkeep = Upkeep(projection, store, clock)
     lead = Lead(kv, projection.announce, connected=lambda: bus.connected, clock=clock)
+    prefixes = (*settings.sources, CIDRS, POLICIES)  # documents last, so that the revision of the listing is theirs
     follower = Follower(
-        kv,
-        # Documents are listed last, so that the revision of the listing is theirs.
-        (*settings.sources, CIDRS, POLICIES),
+        *(kv, prefixes),
         on_snapshot=projection.on_snapshot,
         on_changes=projection.on_changes,
         clock=clock,

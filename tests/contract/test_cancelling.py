@@ -32,6 +32,26 @@ async def test_a_request_cancelled_as_its_answer_comes_is_cancelled(tmp_path: Pa
         server.kill()
 
 
+@pytest.mark.connected
+async def test_who_is_cancelled_while_the_client_has_much_to_send_is_cancelled(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path).start()
+    try:
+        async with connect(server.url, name="a") as bus:
+            client = await bus.client(5.0)
+            flushing, full = client._flush_queue, asyncio.Queue[asyncio.Future[object]](1)
+            full.put_nowait(asyncio.Future())
+            client._flush_queue = full
+            subscribing = asyncio.create_task(client.subscribe("x"))
+            while not full._putters:  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+            subscribing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await subscribing
+            client._flush_queue = flushing
+    finally:
+        server.kill()
+
+
 async def _first(waiting: dict[str, asyncio.Future[object]]) -> asyncio.Future[object]:
     async with asyncio.timeout(5):
         while not waiting:

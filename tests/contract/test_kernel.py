@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from fairlead.address import Address, Prefix
+from fairlead.address import Address
 from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
 from services.datapath.operations import (
     POLICY_MAP_CAPACITY,
@@ -19,7 +18,6 @@ from services.datapath.operations import (
     PolicyValue,
 )
 from tests.contract.kernel_stories import STORIES
-from tests.support import kernels
 from tests.support.kernels import Bench
 
 WEB4, WEB6 = Address("10.77.0.2"), Address("fd00:77::2")
@@ -29,17 +27,6 @@ TCP, UDP = 6, 17
 INGRESS, EGRESS = 0, 1
 ALLOW, DENY = PolicyValue(), PolicyValue(deny=True)
 ANY_IN, ANY_OUT = PolicyKey(0, 0, 0, INGRESS), PolicyKey(0, 0, 0, EGRESS)
-
-
-@pytest.fixture(params=kernels.KINDS)
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    yield from kernels.bench(request.param)
-
-
-@pytest.fixture
-def kernel(bench: Bench) -> Kernel:
-    assert not bench.kernel.start().adopted
-    return bench.kernel
 
 
 def plug(bench: Bench, endpoint: int, name: str, *addresses: Address) -> EndpointEntry:
@@ -173,68 +160,6 @@ def test_a_policy_map_takes_its_whole_capacity_and_no_more(bench: Bench, kernel:
     assert kernel.policy(1).keys() == other.keys()
 
 
-def test_addresses_longest_prefix_first(kernel: Kernel) -> None:
-    rows = {
-        Prefix("10.0.0.0/8"): 1 << 24,
-        Prefix("10.1.0.0/16"): (1 << 24) + 1,
-        Prefix("10.1.2.3/32"): 300,
-        Prefix("fd00::/8"): (1 << 24) + 2,
-        Prefix("fd00::1/128"): 301,
-        Prefix("0.0.0.0/0"): 2,
-    }
-    kernel.apply_addresses(rows, ())
-    kernel.apply_addresses(rows, ())
-    assert kernel.addresses() == rows
-    answers = {"10.1.2.3": 300, "10.1.2.4": (1 << 24) + 1, "10.9.9.9": 1 << 24, "fd00::1": 301, "192.0.2.1": 2}
-    for text, identity in answers.items():
-        found = kernel.lookup_address(Address(text))
-        assert found is not None, text
-        assert found == (max((p for p in rows if Address(text) in p), key=lambda p: p.length), identity)
-    assert kernel.lookup_address(Address("2001:db8::1")) is None
-    kernel.apply_addresses({Prefix("10.1.2.3"): 302}, [Prefix("10.1.0.0/16"), Prefix("10.77.0.0/16")])
-    assert kernel.lookup_address(Address("10.1.2.3")) == (Prefix("10.1.2.3"), 302)
-    assert kernel.lookup_address(Address("10.1.2.4")) == (Prefix("10.0.0.0/8"), 1 << 24)
-
-
-def test_addresses_are_compared_where_they_stand(kernel: Kernel) -> None:
-    assert kernel.unlike_addresses({Prefix("10.1.2.3"): 300, Prefix("10.0.0.0/8"): 400}) == {
-        Prefix("10.1.2.3"): None,
-        Prefix("10.0.0.0/8"): None,
-    }
-    stand = {Prefix("10.0.0.0/8"): 400, Prefix("10.1.2.3"): 300, Prefix("fd00::1"): 301, Prefix("fd00::/8"): 401}
-    kernel.apply_addresses(stand, ())
-    assert kernel.unlike_addresses(stand) == {}
-    asked = {**stand, Prefix("10.1.2.3"): 7, Prefix("10.1.0.0/16"): 400, Prefix("fd00::2"): 301, Prefix("fd00::/8"): 8}
-    del asked[Prefix("fd00::1")]
-    assert kernel.unlike_addresses(asked) == {
-        Prefix("10.1.2.3"): 300,
-        Prefix("10.1.0.0/16"): None,
-        Prefix("fd00::2"): None,
-        Prefix("fd00::/8"): 401,
-    }
-    assert kernel.compare_addresses(stand) == ({}, ())
-    found, missing = kernel.compare_addresses(asked)
-    assert found == {Prefix("10.1.2.3"): 300, Prefix("fd00::/8"): 401, Prefix("fd00::1"): 301}
-    assert set(missing) == {Prefix("10.1.0.0/16"), Prefix("fd00::2")}
-
-
-def test_many_rows_go_in_one_order_whether_they_are_there_or_not(kernel: Kernel) -> None:
-    stand = {Prefix(f"10.0.{n >> 8}.{n & 255}"): 300 for n in range(600)}
-    kernel.apply_addresses(stand, ())
-    gone = [Prefix(f"10.0.{n >> 8}.{n & 255}") for n in range(0, 1200, 2)]
-    kernel.apply_addresses({}, gone)
-    assert kernel.addresses() == {prefix: 300 for prefix in stand if prefix not in set(gone)}
-
-
-def test_ten_thousand_addresses(kernel: Kernel) -> None:
-    rows = {Prefix(f"10.{i >> 8}.{i & 255}.1"): 300 + i % 1000 for i in range(9000)}
-    rows |= {Prefix(f"fd00:{i:x}::/64"): 400 for i in range(1000)}
-    kernel.apply_addresses(rows, ())
-    assert kernel.addresses() == rows
-    kernel.apply_addresses({}, list(rows))
-    assert kernel.addresses() == {}
-
-
 def test_a_second_process_adopts_everything(bench: Bench, kernel: Kernel) -> None:
     two_endpoints(bench)
     before = (kernel.plugged(), kernel.endpoints(), kernel.policy(1), kernel.addresses())
@@ -262,13 +187,6 @@ def test_the_node_itself_is_filtered_from_put_to_delete(bench: Bench, kernel: Ke
     again.delete_host()
     assert again.host() is None
     assert again.policy(HOST_ENDPOINT) == {}
-
-
-def test_prefixes_can_be_set_again(kernel: Kernel) -> None:
-    kernel.set_prefixes([Prefix("10.77.0.0/24"), Prefix("fd00:77::/64")])
-    kernel.set_prefixes([Prefix("10.77.0.0/24"), Prefix("fd00:77::/64")])
-    kernel.set_prefixes([Prefix("10.78.0.0/24")])
-    kernel.set_prefixes([])
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from fairlead.address import Address
 from services.datapath.operations import Kernel, KernelError, Link
-from tests.support import kernels
 from tests.support.kernels import Bench
 
 WEB4, WEB6 = Address("10.77.0.2"), Address("fd00:77::2")
-
-
-@pytest.fixture(params=kernels.KINDS)
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    yield from kernels.bench(request.param)
-
-
-@pytest.fixture
-def kernel(bench: Bench) -> Kernel:
-    assert not bench.kernel.start().adopted
-    return bench.kernel
 
 
 def test_a_far_end_that_somebody_else_moves_is_made_once(bench: Bench, kernel: Kernel) -> None:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-
-import pytest
 
 from fairlead.address import Family, Prefix
 from services.datapath.outside import Masquerade
-from tests.support import kernels
 from tests.support.kernels import Bench
 
 WANTED = Masquerade(
     frozenset({Family.IPV4, Family.IPV6}), 62000, 62999, frozenset({Prefix("10.0.0.0/8"), Prefix("fc00::/7")})
 )
-
-
-@pytest.fixture(params=kernels.KINDS)
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    yield from kernels.bench(request.param)
 
 
 def test_masquerade_is_what_was_set_last_and_survives_a_process(bench: Bench) -> None:

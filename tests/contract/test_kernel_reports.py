@@ -14,13 +14,9 @@ from tests.contract.test_kernel import (
     TCP,
     WEB,
     WEB4,
-    bench,
-    kernel,
     two_endpoints,
 )
 from tests.support.kernels import Bench
-
-__all__ = ["bench", "kernel"]  # fixtures
 
 
 def test_a_drop_is_reported_with_its_cause(bench: Bench, kernel: Kernel) -> None:

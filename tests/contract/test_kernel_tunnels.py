@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from fairlead.address import Address, Prefix
 from services.datapath.operations import Kernel
-from tests.support import kernels
 from tests.support.kernels import Bench
-
-
-@pytest.fixture(params=kernels.KINDS)
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    yield from kernels.bench(request.param)
-
-
-@pytest.fixture
-def kernel(bench: Bench) -> Kernel:
-    bench.kernel.start()
-    return bench.kernel
 
 
 def test_tunnels_are_rows_that_stay(bench: Bench, kernel: Kernel) -> None:

@@ -22,6 +22,17 @@ from fairlead.schema.policy import APPLY, FORCE_DELETE, POLICIES, ApplyPolicy, D
 from tests.docker.dockerd import BUSYBOX, IMAGE, Dockerd, why_not
 from tests.kernel import rig
 
+ONLY_CLIENTS = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: web}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: client}}]
+    toPorts: [{ports: [{port: "80", protocol: TCP}]}]
+"""
+"""Workloads `app=client` reach `app=web` on port 80, and nobody else does."""
 NETWORK_OPTIONS = ("-d", "fairlead", "--ipam-driver", "fairlead")
 
 

@@ -7,20 +7,11 @@ import pytest
 from fairlead.schema.datapath import EndpointState
 from tests.docker.dockerd import IMAGE
 from tests.docker.host import NETWORK_OPTIONS, Host, until
+from tests.docker.machine import ONLY_CLIENTS
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
-_ONLY_CLIENTS = """
-apiVersion: cilium.io/v2
-kind: CiliumClusterwideNetworkPolicy
-metadata: {name: web}
-spec:
-  endpointSelector: {matchLabels: {app: web}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    toPorts: [{ports: [{port: "80", protocol: TCP}]}]
-"""
-_AND_THE_WORLD = _ONLY_CLIENTS + "  - fromCIDR: [192.0.2.2/32]\n"
+_AND_THE_WORLD = ONLY_CLIENTS + "  - fromCIDR: [192.0.2.2/32]\n"
 
 
 def test_containers_have_addresses_routes_and_each_others_names(host: Host) -> None:
@@ -47,7 +38,7 @@ def test_policy_decides_between_containers_and_at_published_ports(host: Host) ->
     assert [host.fetch(name, address) for name in ("client", "other")] == ["web", "web"]
     host.answers(8080)
     assert host.fetch_from("n", "127.0.0.1", 8080) == "web"
-    host.apply(_ONLY_CLIENTS)
+    host.apply(ONLY_CLIENTS)
     assert [host.fetch(name, address) for name in ("client", "other")] == ["web", ""]
     # the published port is no way around it, and neither is it for a container that goes by the host's address
     assert [host.fetch_from("w", "192.0.2.1", 8080), host.fetch("other", "192.0.2.1", 8080)] == ["", ""]

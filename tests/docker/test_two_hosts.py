@@ -12,7 +12,7 @@ import pytest
 from services.datapath.kernel import netlink
 from tests.docker import images
 from tests.docker.composed import Composed
-from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible, until
+from tests.docker.machine import NETWORK_OPTIONS, ONLY_CLIENTS, skip_unless_possible, until
 from tests.docker.test_endurance import lost, traffic
 from tests.kernel.rig import run
 
@@ -20,16 +20,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 _HUB, _FAR = "192.0.2.1", "192.0.2.2"
 _COMMON = {"pools": "10.7.0.0/16,fd07::/64", "uplinks": "up0", "docker-resync-s": "2", "docker-orphan-s": "3"}
-_WEB = """
-apiVersion: cilium.io/v2
-kind: CiliumClusterwideNetworkPolicy
-metadata: {name: web}
-spec:
-  endpointSelector: {matchLabels: {app: web}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    toPorts: [{ports: [{port: "80", protocol: TCP}]}]
-"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +88,7 @@ def test_containers_on_two_machines_reach_each_other_as_policy_says(pair: Pair) 
         until(lambda name=name: pair.hub.fetch(name, address) == "web", what=f"{name} to reach web")  # type: ignore[misc] # bound now
     inner = pair.far.engine.said("inspect", "-f", "{{.NetworkSettings.Networks.fl.GlobalIPv6Address}}", "web")
     assert pair.hub.inside("client", "ping", "-6", "-c1", "-W2", inner).returncode == 0
-    pair.hub.apply(_WEB)
+    pair.hub.apply(ONLY_CLIENTS)
     assert [pair.hub.fetch(name, address) for name in ("client", "other")] == ["web", ""]
     assert pair.hub.inside("client", "ping", "-6", "-c1", "-W1", inner).returncode != 0, "only port 80 is allowed"
 

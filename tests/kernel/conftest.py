@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -32,23 +33,20 @@ def out(rig: Rig) -> Iterator[Rig]:
 
 @pytest.fixture
 def pod(rig: Rig) -> Iterator[TestRun]:
-    program = rig.program("from_pod")
-    yield program
-    program.close()
+    with closing(rig.program("from_pod")) as program:
+        yield program
 
 
 @pytest.fixture
 def network(rig: Rig) -> Iterator[TestRun]:
-    program = rig.program("from_network")
-    yield program
-    program.close()
+    with closing(rig.program("from_network")) as program:
+        yield program
 
 
 @pytest.fixture
 def host(rig: Rig) -> Iterator[TestRun]:
-    program = rig.program("from_host")
-    yield program
-    program.close()
+    with closing(rig.program("from_host")) as program:
+        yield program
 
 
 @pytest.fixture

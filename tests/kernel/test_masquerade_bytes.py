@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
 
@@ -33,25 +32,11 @@ from tests.kernel.packets import (
     udp,
 )
 from tests.kernel.rig import ALLOW_IN, FAR, NODE, Rig, pod_address
+from tests.kernel.sending import families
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("out")]  # masquerading before the programs run
 
-families = pytest.mark.parametrize("family", [4, 6])
 _SUM_AT = {TCP: 16, UDP: 6, ICMP: 2, ICMP6: 2}
-
-
-@pytest.fixture
-def pod(out: Rig) -> Iterator[TestRun]:
-    program = out.program("from_pod")
-    yield program
-    program.close()
-
-
-@pytest.fixture
-def network(out: Rig) -> Iterator[TestRun]:
-    program = out.program("from_network")
-    yield program
-    program.close()
 
 
 def pseudo(protocol: int, source: str, destination: str, length: int) -> bytes:

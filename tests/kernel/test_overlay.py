@@ -30,10 +30,10 @@ from tests.kernel.nodes import (
 )
 from tests.kernel.packets import Transport, echo, frame, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, IDENTITY, pod_address, run
+from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
 
-families = pytest.mark.parametrize("family", [4, 6])
 KINDS = {"vxlan over IPv4": ("vxlan", 4), "vxlan over IPv6": ("vxlan", 6), "geneve over IPv4": ("geneve", 4)}
 
 

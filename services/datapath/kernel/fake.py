@@ -74,13 +74,12 @@ class FakeKernel(FakeFlows, FakeRoutes):
     def intact_links(self, wanted: Iterable[Link]) -> dict[int, Plugged]:
         """Return those of the links that stand as they were plugged."""
         self._enter("intact_links")
-        there = self.world.namespaces
-        stand = {link.endpoint: self.world.links[link.endpoint] for link in wanted if link.endpoint in self.world.links}
-        return {
-            link.endpoint: stand[link.endpoint][1]
-            for link in wanted
-            if stand.get(link.endpoint, (None,))[0] == link and (there is None or not link.netns or link.netns in there)
-        }
+        there, found = self.world.namespaces, {}
+        for link in wanted:
+            standing = self.world.links.get(link.endpoint)
+            if standing and standing[0] == link and (there is None or not link.netns or link.netns in there):
+                found[link.endpoint] = standing[1]
+        return found
 
     def _new_link(self, endpoint: int) -> Plugged:
         self.world.next_ifindex += 1
