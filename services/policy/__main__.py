@@ -24,18 +24,13 @@ from services.policy.upkeep import Upkeep
 from services.policy.view import View
 from services.policy.waiting import Waiting
 
+Act = Callable[[], None]
 Work = dict[str, Callable[[], Awaitable[None]]]
 """What must run in the background for ever, by name."""
 
 
 def compose(
-    settings: PolicySettings,
-    kv: Kv,
-    bus: Bus,
-    clock: Clock,
-    report: Report,
-    *,
-    at_rest: Callable[[], None] = lambda: None,
+    settings: PolicySettings, kv: Kv, bus: Bus, clock: Clock, report: Report, *, at_rest: Act = lambda: None
 ) -> tuple[PolicyService, Work]:
     """Return the service and its background work, joined to this store and this bus; `at_rest` as in `Projection`."""
     store = PolicyStore(kv, settings.keep_versions)
