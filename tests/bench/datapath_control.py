@@ -20,7 +20,7 @@ from fairlead.schema.identity import ADDRESSES, AddressEntry, AddressGroup
 from fairlead.schema.policy import PolicyEntry
 from services.datapath.kernel.tables import Tables
 from services.datapath.operations import PolicyKey, PolicyValue
-from tests.bench.datapath_program import many_addresses
+from tests.bench.contents import many_addresses
 from tests.bench.tables import Table
 from tests.support.node import Node, node
 from tests.unit.datapath.world import NODE, entry

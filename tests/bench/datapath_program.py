@@ -1,42 +1,40 @@
 """What the programs cost per packet, by test-run: net of an empty program, the packet restored before each repeat.
 
-Three nodes stand side by side, so that what must not cost anything (the length of a policy, the number of known addresses) is measured
-in the same rounds as what it is compared with.
+What must not cost anything (the length of a policy, the number of known addresses) is measured on the same node, in the same maps, before
+and after it grew, in every round anew. Two nodes side by side would not do: each hash map has a seed of its own, so one packet's entry
+may lie alone in its bucket on one node and be the third on the other, which is up to a fifth of a whole program's cost.
 """
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 
 from fairlead.address import Address, Family, Prefix
-from fairlead.schema.identity import WORLD as WORLD_IDENTITY
 from services.datapath.kernel import devices, netlink
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.testrun import REDIRECT, SHOT
 from services.datapath.kernel.tuning import Tuning
-from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.outside import Masquerade
 from services.datapath.overlay import Overlay
+from tests.bench.contents import PEER, PEERS, many_addresses, policy
 from tests.bench.programs import DESTINATION, NOTHING, PORT, PORTS, PORTS_PER_DPORT, Case, Programs
 from tests.bench.tables import Table
 from tests.kernel.packets import SYN, frame, tcp, udp
 from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run
 
-PEER = {4: "198.51.100.7", 6: "2001:db8:7::7"}
-PEER_IDENTITY, TCP = 2000, 6
 WORLD = {4: "203.0.113.7", 6: "2001:db8:9::9"}
 OUTSIDE = "outside"
 """The node that masquerades."""
-IN, OUT = 0, 1
 OVERLAY = "overlay"
 """The node whose packets to others travel in VXLAN."""
+BEFORE, ENTRIES, ADDRESSES = "before", "entries", "addresses"
+"""What grows on the node `base`, and the name of its rows then; before it grows they are measured once more, for the ratios' sake."""
+FEW, MANY_ENTRIES, FEW_ADDRESSES, MANY_ADDRESSES = 10, 16_384, 1000, 300_000
 FLOWS, CYCLE, REPEAT = 131_072, 50_000, 200_000
 NEW_FLOWS = 8 * PORTS_PER_DPORT
-FIRST_ADDRESS = int.from_bytes(Address("10.64.0.0").packed, "big")
 PEERS_NS: Mapping[str, str] = {
     "established pod to local pod": "Cilium 759, Calico 280",
     "established pod to remote": "Cilium 480, Calico 446",
@@ -63,23 +61,18 @@ class Row:
 
 @dataclass
 class Node:
-    """One rig, and what its map sizes are."""
+    """One rig: a node whose packets go plainly, in VXLAN, or by masquerade."""
 
     name: str
     rig: Rig
-    entries: int
-    addresses: int
     uplink: int = 0
 
     def prepare(self) -> None:
         """Fill policies, addresses and neighbours, so that every packet of the cases is decided by what stands there."""
-        for endpoint, peer in ((1, 1002), (2, 1001)):
-            self.rig.policy(endpoint, policy(peer, self.entries))
-        peers = {Prefix(address): PEER_IDENTITY for address in PEER.values()}
-        self.rig.kernel.apply_addresses(peers | dict(many_addresses(self.addresses - len(peers))), ())
+        self.policies(FEW)
+        self.rig.kernel.apply_addresses(PEERS | dict(many_addresses(FEW_ADDRESSES - len(PEERS))), ())
         if self.name == OVERLAY:
-            tunnels = dict.fromkeys((Prefix(address) for address in PEER.values()), Address(FAR[4]))
-            self.rig.kernel.apply_tunnels(tunnels, ())
+            self.rig.kernel.apply_tunnels(dict.fromkeys(PEERS, Address(FAR[4])), ())
         wire = Netlink()
         far = _far_mac(self.rig)
         for address in FAR.values():
@@ -89,6 +82,24 @@ class Node:
         self.uplink = device.ifindex
         wire.close()
 
+    def policies(self, entries: int) -> None:
+        """Give both endpoints a policy of that many entries."""
+        for endpoint, peer in ((1, 1002), (2, 1001)):
+            self.rig.policy(endpoint, policy(peer, entries))
+
+    @contextmanager
+    def grown(self, what: str, more: Mapping[Prefix, int]) -> Iterator[None]:
+        """Let the policies, or the addresses by `more`, be many for a while."""
+        if what == ENTRIES:
+            self.policies(MANY_ENTRIES)
+        elif what == ADDRESSES:
+            self.rig.kernel.apply_addresses(more, ())
+        yield
+        if what == ENTRIES:
+            self.policies(FEW)
+        elif what == ADDRESSES:
+            self.rig.kernel.apply_addresses({}, more)
+
 
 def _far_mac(rig: Rig) -> str:
     with netlink.inside(rig.netns("w")):
@@ -97,23 +108,6 @@ def _far_mac(rig: Rig) -> str:
         wire.close()
     assert device is not None
     return device.mac.hex(":")
-
-
-def policy(peer: int, entries: int, protocols: tuple[int, ...] = (TCP,)) -> dict[PolicyKey, PolicyValue]:
-    """Return a policy of that many entries in both directions, of which one per direction and peer decides."""
-    deciding = itertools.product((peer, PEER_IDENTITY, WORLD_IDENTITY), protocols, (IN, OUT))
-    rows = {PolicyKey(who, 0, protocol, direction): PolicyValue() for who, protocol, direction in deciding}
-    for number in range(entries - len(rows)):
-        rows[PolicyKey(30_000 + number // 2, 80, TCP, number % 2)] = PolicyValue(provenance=1)
-    return rows
-
-
-def many_addresses(count: int) -> Iterator[tuple[Prefix, int]]:
-    """Yield host addresses, and now and then a prefix, with the identity of the peer."""
-    for number in range(count):
-        address = FIRST_ADDRESS + number
-        text = str(Address(f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"))
-        yield Prefix(f"{text}/32"), PEER_IDENTITY
 
 
 def local(rig: Rig, family: int, name: str, **more: int) -> Case:
@@ -156,58 +150,70 @@ def denied(rig: Rig, name: str, source: int, **more: int) -> Case:
 
 def rows_of(node: Node) -> list[Row]:
     """Return the cases of one node."""
-    rig, cases = node.rig, []
+    rig = node.rig
+    cycling = {"vary": PORT, "count": CYCLE}
     if node.name == OVERLAY:
-        cycling = {"vary": PORT, "count": CYCLE}
-        cases.append(Row(node.name, remote(rig, "established pod to remote, VXLAN")))
-        cases.append(Row(node.name, remote(rig, "established pod to remote, VXLAN, IPv6", 6)))
-        cases.append(Row(node.name, remote(rig, "established remote, VXLAN, 50 000 flows cycling", **cycling)))
-        return cases
+        return [
+            Row(node.name, remote(rig, "established pod to remote, VXLAN")),
+            Row(node.name, remote(rig, "established pod to remote, VXLAN, IPv6", 6)),
+            Row(node.name, remote(rig, "established remote, VXLAN, 50 000 flows cycling", **cycling)),
+        ]
     if node.name == OUTSIDE:
         rig.kernel.set_masquerade(Masquerade(frozenset({Family.IPV4, Family.IPV6})))
         return [Row(node.name, case) for case in (*masqueraded(node, 4), *masqueraded(node, 6, ", IPv6"))]
-    cases.append(Row(node.name, local(rig, 4, "established pod to local pod")))
-    cases.append(Row(node.name, remote(rig, "established pod to remote")))
-    cases.append(Row(node.name, ingress(node, "ingress from the network")))
-    cases.append(Row(node.name, denied(rig, "denied by the sender's policy", 1)))
-    new = {"flags": SYN, "vary": PORTS, "count": NEW_FLOWS}
-    cases.append(Row(node.name, local(rig, 4, "new flow to local pod, table full", **new)))
-    cases.append(Row(node.name, remote(rig, "new flow to remote, table full", **new)))
-    if node.name != "base":
-        return cases
-    cycling = {"vary": PORT, "count": CYCLE}
-    cases.append(Row(node.name, denied(rig, "denied, each packet of another flow", 1, vary=PORTS, count=NEW_FLOWS)))
-    cases.append(Row(node.name, local(rig, 4, "established local, 50 000 flows cycling", **cycling)))
-    cases.append(Row(node.name, remote(rig, "established remote, 50 000 flows cycling", **cycling)))
-    cases.append(Row(node.name, ingress(node, "ingress, 50 000 flows cycling", **cycling)))
-    cases.append(Row(node.name, local(rig, 6, "established pod to local pod, IPv6")))
-    cases.append(Row(node.name, remote(rig, "established pod to remote, IPv6", 6)))
-    cases.append(Row(node.name, ingress(node, "ingress from the network, IPv6", 6)))
-    return cases
+    return [
+        *constant(node, node.name),
+        Row(node.name, denied(rig, "denied, each packet of another flow", 1, vary=PORTS, count=NEW_FLOWS)),
+        Row(node.name, local(rig, 4, "established local, 50 000 flows cycling", **cycling)),
+        Row(node.name, remote(rig, "established remote, 50 000 flows cycling", **cycling)),
+        Row(node.name, ingress(node, "ingress, 50 000 flows cycling", **cycling)),
+        Row(node.name, local(rig, 6, "established pod to local pod, IPv6")),
+        Row(node.name, remote(rig, "established pod to remote, IPv6", 6)),
+        Row(node.name, ingress(node, "ingress from the network, IPv6", 6)),
+    ]
+
+
+def constant(node: Node, name: str) -> list[Row]:
+    """Return the cases that must cost the same however much the node knows, as rows of that name."""
+    rig, new = node.rig, {"flags": SYN, "vary": PORTS, "count": NEW_FLOWS}
+    cases = (
+        local(rig, 4, "established pod to local pod"),
+        remote(rig, "established pod to remote"),
+        ingress(node, "ingress from the network"),
+        denied(rig, "denied by the sender's policy", 1),
+        local(rig, 4, "new flow to local pod, table full", **new),
+        remote(rig, "new flow to remote, table full", **new),
+    )
+    return [Row(name, case) for case in cases]
 
 
 def measure(rounds: int) -> list[Row]:
     """Build the nodes, run all rows in turn that many times, and return what they took."""
     programs = Programs()
-    sizes = {"base": (10, 1000), "entries": (16_384, 1000), "addresses": (10, 300_000), OVERLAY: (10, 1000)}
-    sizes[OUTSIDE] = (10, 1000)
+    more = dict(many_addresses(MANY_ADDRESSES - FEW_ADDRESSES, FEW_ADDRESSES))
     ways = {OVERLAY: Overlay("vxlan", (Address(NODE[4]),))}
     with ExitStack() as stack:
-        nodes = {
-            name: Node(name, stack.enter_context(new_rig(Tuning(flows=FLOWS), ways.get(name))), *size)
-            for name, size in sizes.items()
-        }
-        for node in nodes.values():
+        nodes = [
+            Node(name, stack.enter_context(new_rig(Tuning(flows=FLOWS), ways.get(name))))
+            for name in ("base", OVERLAY, OUTSIDE)
+        ]
+        for node in nodes:
             with netlink.inside(node.rig.netns("n")):
                 node.prepare()
         rows = []
-        for node in nodes.values():
+        for node in nodes:
             with netlink.inside(node.rig.netns("n")):
-                rows += rows_of(node)
+                rows += [(node, row) for row in rows_of(node)]
+        base = nodes[0]
+        after = {what: constant(base, what) for what in (BEFORE, ENTRIES, ADDRESSES)}
         for number in range(rounds):
-            for row in rows:
-                _once(programs, nodes[row.node], row, first=number == 0)
-    return rows
+            for node, row in rows:
+                _once(programs, node, row, first=number == 0)
+            for what, grown in after.items():
+                with base.grown(what, more):
+                    for row in grown:
+                        _once(programs, base, row, first=False)
+    return [row for _, row in rows] + [row for grown in after.values() for row in grown]
 
 
 def _once(programs: Programs, node: Node, row: Row, *, first: bool) -> None:
@@ -228,7 +234,7 @@ def figures(rows: list[Row]) -> dict[str, float]:
 
     def growth(node: str) -> float:
         names = [name for (where, name) in by if where == node]
-        return max(_ratio(by[node, name], by["base", name]) for name in names)
+        return max(_ratio(by[node, name], by[BEFORE, name]) for name in names)
 
     return {
         "established_local_ns": base["established pod to local pod"],
@@ -238,8 +244,8 @@ def figures(rows: list[Row]) -> dict[str, float]:
         "denied_ns": base["denied by the sender's policy"],
         "new_local_ns": base["new flow to local pod, table full"],
         "cycling_local_ns": base["established local, 50 000 flows cycling"],
-        "growth_entries_ratio": growth("entries"),
-        "growth_addresses_ratio": growth("addresses"),
+        "growth_entries_ratio": growth(ENTRIES),
+        "growth_addresses_ratio": growth(ADDRESSES),
     }
 
 
@@ -252,7 +258,7 @@ def tables(rows: list[Row]) -> list[Table]:
     """Return the tables to print."""
     cost = Table("program cost, ns per packet net of an empty program", ("median", "best", "worst", "peers elsewhere"))
     grown = Table(
-        "the same with 16 384 policy entries (base: 10) and with 300 000 addresses (base: 1 000)",
+        "the same maps with 16 384 policy entries (base: 10) and with 300 000 addresses (base: 1 000)",
         ("base", "16 384 entries", "ratio", "300 000 addresses", "ratio"),
     )
     by = {(row.node, row.case.name): row for row in rows}
@@ -267,10 +273,10 @@ def tables(rows: list[Row]) -> list[Table]:
             f"{max(row.rounds_ns):.0f}",
             PEERS_NS.get(name, ""),
         )
-        if ("entries", name) in by:
-            entries, addresses = by["entries", name], by["addresses", name]
+        if (ENTRIES, name) in by:
+            before, entries, addresses = (by[what, name] for what in (BEFORE, ENTRIES, ADDRESSES))
             grown.add(
-                *(name, f"{row.median_ns:.0f}", f"{entries.median_ns:.0f}", f"{_ratio(entries, row):.3f}"),
-                *(f"{addresses.median_ns:.0f}", f"{_ratio(addresses, row):.3f}"),
+                *(name, f"{before.median_ns:.0f}", f"{entries.median_ns:.0f}", f"{_ratio(entries, before):.3f}"),
+                *(f"{addresses.median_ns:.0f}", f"{_ratio(addresses, before):.3f}"),
             )
     return [cost, grown]

@@ -20,7 +20,7 @@ from fairlead.address import Prefix
 from services.datapath.kernel import devices, links, netlink
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.tuning import Tuning
-from tests.bench.datapath_program import PEER_IDENTITY, policy
+from tests.bench.contents import PEER_IDENTITY, policy
 from tests.bench.programs import Programs
 from tests.kernel.rig import FAR, new_rig, pod_address, run
 
