@@ -8,10 +8,11 @@ import time
 import pytest
 
 from services.datapath.kernel import abi
-from services.datapath.kernel.testrun import REDIRECT, SHOT, TestRun
+from services.datapath.kernel.testrun import OK, REDIRECT, SHOT, TestRun
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.reports import DropReason as Drop
-from tests.kernel.packets import SYN, echo, tcp, udp
+from tests.kernel.firewall import IN, OUT, Wires, protect
+from tests.kernel.packets import ACK, SYN, TCP, echo, tcp, udp
 from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, Rig
 from tests.kernel.sending import families, send
 
@@ -125,3 +126,14 @@ def test_echo_request_and_reply_are_not_taken_for_each_other(rig: Rig, pod: Test
     rig.policy(2, {PolicyKey(1001, 0, protocol, 0): PolicyValue(), PolicyKey(1001, request, protocol, 0): DENIED})
     assert send(rig, pod, echo(family, request), family) == SHOT
     assert send(rig, pod, echo(family, request, reply=True), family) == REDIRECT
+
+
+@families
+def test_what_the_node_may_not_begin_it_may_still_answer(closed: Rig, wires: Wires, family: int) -> None:
+    """From one port to another the node may answer a connection that stood before, and begin none: one is no memory of the other."""
+    protect(closed, {PolicyKey(2, 80, TCP, IN): PolicyValue(), PolicyKey(2, 2000, TCP, OUT): DENIED})
+    assert wires.leaves(tcp(80, 2000, SYN), family) == SHOT
+    assert wires.leaves(tcp(80, 2000, ACK), family) == OK
+    protect(closed, {PolicyKey(2, 80, TCP, IN): DENIED, PolicyKey(2, 2001, TCP, OUT): PolicyValue()})
+    assert wires.leaves(tcp(80, 2001, ACK), family) == SHOT
+    assert wires.leaves(tcp(80, 2001, SYN), family) == OK

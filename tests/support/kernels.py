@@ -29,6 +29,12 @@ from services.datapath.reports import EventKind
 TCP = 6
 _COUNTER = itertools.count()
 _CONNECT_S = 0.4
+_PROGRAMS = {
+    Origin.POD: "from_pod",
+    Origin.NETWORK: "from_network",
+    Origin.HOST: "from_host",
+    Origin.UPLINK: "to_uplink",
+}
 
 
 class Bench(Protocol):
@@ -45,8 +51,13 @@ class Bench(Protocol):
     def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
         """Tell whether a new TCP connection from one endpoint reaches the other."""
 
-    def meet(self, frame: bytes, endpoint: int = 0) -> tuple[Action, int]:
-        """Say what becomes of a frame that the endpoint sends (0: the network), and the reason if it is dropped."""
+    def meet(
+        self, frame: bytes, endpoint: int = 0, *, door: Origin = Origin.NETWORK, came_by: int = 0
+    ) -> tuple[Action, int]:
+        """Say what becomes of a frame that the endpoint sends (0: it comes by the door), and the reason if it is dropped.
+
+        `came_by`: the device by which the stack received what it sends on; 0: it says so itself.
+        """
 
     def break_glass(self, rows: dict[int, int]) -> None:
         """Do what a person's command does: until when (ns) by endpoint."""
@@ -76,9 +87,11 @@ class FakeBench:
     def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
         return cast("FakeKernel", self.kernel).send(source[1], destination[1], TCP, port).passes
 
-    def meet(self, frame: bytes, endpoint: int = 0) -> tuple[Action, int]:
+    def meet(
+        self, frame: bytes, endpoint: int = 0, *, door: Origin = Origin.NETWORK, came_by: int = 0
+    ) -> tuple[Action, int]:
         kernel = cast("FakeKernel", self.kernel)
-        met = Met(Origin.POD, kernel.plugged()[endpoint].ifindex) if endpoint else Met(Origin.NETWORK)
+        met = Met(Origin.POD, kernel.plugged()[endpoint].ifindex) if endpoint else Met(door, 0, came_by)
         return kernel.meet(frame, met)[:2]
 
     def break_glass(self, rows: dict[int, int]) -> None:
@@ -162,14 +175,16 @@ class LinuxBench:
         made[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return made[0]
 
-    def meet(self, frame: bytes, endpoint: int = 0) -> tuple[Action, int]:
-        return cast("tuple[Action, int]", self._run(self._meet, frame, endpoint))
+    def meet(
+        self, frame: bytes, endpoint: int = 0, *, door: Origin = Origin.NETWORK, came_by: int = 0
+    ) -> tuple[Action, int]:
+        return cast("tuple[Action, int]", self._run(self._meet, frame, endpoint, door, came_by))
 
-    def _meet(self, frame: bytes, endpoint: int) -> tuple[Action, int]:
+    def _meet(self, frame: bytes, endpoint: int, door: Origin, came_by: int) -> tuple[Action, int]:
         plugged = self._linux.plugged()
         self._linux.events(0)
-        program = TestRun(self._pins, "from_pod" if endpoint else "from_network")
-        outcome = program.run(frame, plugged[endpoint].ifindex if endpoint else 0)
+        program = TestRun(self._pins, _PROGRAMS[Origin.POD if endpoint else door])
+        outcome = program.run(frame, plugged[endpoint].ifindex if endpoint else 0, ingress_ifindex=came_by)
         program.close()
         reason = next((event.reason for event in self._linux.events(0) if event.kind is EventKind.DROP), 0)
         if outcome.action == SHOT or reason:
@@ -178,6 +193,8 @@ class LinuxBench:
             return Action.UNTOUCHED, 0
         if outcome.packet[:6] == frame[6:12]:
             return Action.ANSWERED, 0
+        if outcome.packet == frame:
+            return Action.STACK, 0
         here = any(outcome.packet.startswith(link.pod_mac + link.host_mac) for link in plugged.values())
         return Action.ENDPOINT if here else Action.NETWORK, 0
 

@@ -11,19 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-from fairlead.address import Address, Prefix
+from fairlead.address import Address
 from services.datapath.kernel import abi
 from services.datapath.kernel.maps import jiffies_per_second
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
 from services.datapath.kernel.tuning import Tuning
-from services.datapath.kernel.twin.cases import Action, Fate, Met, Origin, Route, Told
+from services.datapath.kernel.twin.cases import Action, Fate, Origin, Told
 from services.datapath.kernel.twin.flows import End, FlowKey
 from services.datapath.kernel.twin.machine import Machine
 from services.datapath.operations import EndpointEntry
 from services.datapath.reports import EventKind
-from tests.fuzz.packets.frames import IPV4, IPV6, Frames, Places
+from tests.fuzz.packets.frames import Frames
+from tests.fuzz.packets.places import Doors, Roads, places
 from tests.fuzz.packets.rows import Both
-from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run
+from tests.kernel.rig import FAR, Rig, new_rig, pod_address, run
 
 PER_EPISODE = 600
 _CHANGES = 4
@@ -35,26 +36,15 @@ TUNING = Tuning(
     drop_events_per_second=1 << 30,
     flow_events_per_second=1 << 30,
 )
-PROGRAMS = {Origin.POD: "from_pod", Origin.NETWORK: "from_network", Origin.HOST: "from_host"}
+PROGRAMS = {
+    Origin.POD: "from_pod",
+    Origin.NETWORK: "from_network",
+    Origin.HOST: "from_host",
+    Origin.UPLINK: "to_uplink",
+}
 _RESULTS = {Action.DROPPED: SHOT, Action.UNTOUCHED: OK}
 _OF_FLOWS = {EventKind.CLOSED, EventKind.LASTING}
 """Reports that are about no single packet."""
-_OWN = tuple(Prefix(text) for text in ("10.7.0.0/24", "fd07::/64"))
-_NOT_FORWARDED = ("127.0.0.0/8", "192.0.2.1/32", "192.0.2.255/32", "::1/128", "2001:db8::1/128")
-_OTHERS = {
-    4: (
-        FAR[4],
-        FAR[4],
-        NODE[4],
-        "198.51.100.7",
-        "203.0.113.9",
-        "10.7.0.9",
-        "127.0.0.1",
-        "255.255.255.255",
-        "224.0.0.1",
-    ),
-    6: (FAR[6], FAR[6], NODE[6], "2001:db8:7::7", "2001:db8:9::9", "fd07::9", "::1", "ff02::1", "::ffff:10.7.0.1"),
-}
 
 
 @dataclass
@@ -71,38 +61,18 @@ class Score:
     disagreements: list[str] = field(default_factory=list)
 
 
-def routes() -> dict[Prefix, Route]:
-    """Return what the node of the rig does with destinations that it does not send away."""
-    return dict.fromkeys(map(Prefix, _NOT_FORWARDED), Route.NONE) | dict.fromkeys(_OWN, Route.OWN_PREFIX)
-
-
-class Roads:
-    """The node's routes, by packed address."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Route] = {}
-        self._table = routes()
-
-    def __call__(self, destination: bytes) -> Route:
-        if destination not in self._known:
-            address = abi.unpack_address(destination)
-            self._known[destination] = next(
-                (way for prefix, way in self._table.items() if address in prefix), Route.AWAY
-            )
-        return self._known[destination]
-
-
 class Duel:
     """One rig, its twin, and the seed that the rest comes from."""
 
     def __init__(self, rig: Rig, seed: int) -> None:
         self._rig, self._seed = rig, seed
-        self._uplink = socket.if_nametoindex("up0")
+        uplink = socket.if_nametoindex("up0")
         self._machine = Machine(Roads())
         entries = {endpoint: rig.entry(endpoint) for endpoint in rig.plugged}
-        third = EndpointEntry(3, self._uplink, 1003, b"\x02\0\0\1\0\3", b"\x02\0\0\2\0\3", _addresses(3), held=False)
+        third = EndpointEntry(3, uplink, 1003, b"\x02\0\0\1\0\3", b"\x02\0\0\2\0\3", _addresses(3), held=False)
         self._both = Both(rig.kernel, self._machine, entries | {3: third})
-        self._ifindexes = {endpoint: entry.ifindex for endpoint, entry in (entries | {3: third}).items()}
+        pods = {endpoint: entry.ifindex for endpoint, entry in (entries | {3: third}).items()}
+        self._doors = Doors(pods, uplink, rig.kernel._host_ifindex)
         self._programs = {origin: rig.program(name) for origin, name in PROGRAMS.items()}
         self._volleys = {origin: program.volley() for origin, program in self._programs.items()}
         self._counted = self._counters()
@@ -118,7 +88,7 @@ class Duel:
         chance = Random(f"{self._seed}/{number}")
         self._forget()
         self._both.begin(chance)
-        frames = Frames(chance, _places())
+        frames = Frames(chance, places())
         changes = set(chance.sample(range(packets), _CHANGES)) if packets > _CHANGES else set()
         for at in range(packets):
             if at in changes:
@@ -137,7 +107,7 @@ class Duel:
             flow.seen_s -= age_s
 
     def _one(self, frame: bytes, luck: float, name: str) -> None:
-        met = self._met(frame, luck)
+        met = self._doors.met(frame, luck)
         volley = self._volleys[met.origin]
         volley.met_at(met.ifindex, met.ingress_ifindex)
         outcome = volley.run(frame)
@@ -152,18 +122,6 @@ class Duel:
         self.score.let_through += fate.action in {Action.DROPPED, Action.REFUSED}
         twin = f"twin {fate.action.name} {fate.reason} {fate.frame.hex()}"
         self._disagree(name, f"{met} {frame.hex()}: {twin}, kernel {outcome[0]} {outcome[1].hex()}")
-
-    def _met(self, frame: bytes, luck: float) -> Met:
-        """Choose where a frame is met: nearly always where its source address lives."""
-        source = frame[26:30] if frame[12:14] == IPV4 else frame[22:38] if frame[12:14] == IPV6 else b""
-        endpoint = source[-1] if source and source[-1] in self._ifindexes and len(source) in {4, 16} else 0
-        if luck < 0.04:
-            endpoint = int(luck * 100)  # 0 to 3, whoever speaks
-        if endpoint:
-            return Met(Origin.POD, self._ifindexes[endpoint])
-        if luck < 0.6:
-            return Met(Origin.NETWORK, self._uplink, self._uplink)
-        return Met(Origin.HOST, self._rig.kernel._host_ifindex, self._uplink if luck < 0.8 else 0)
 
     def _disagree(self, name: str, what: str) -> None:
         self.score.disagreements.append(f"{name}: {what}")
@@ -237,14 +195,6 @@ def _without_direction(counted: dict[tuple[int, int], int]) -> Counter[tuple[int
 
 def _addresses(endpoint: int) -> tuple[Address, ...]:
     return tuple(Address(pod_address(endpoint, family)) for family in (4, 6))
-
-
-def _places() -> Places:
-    pods = {family: [Address(pod_address(n, family)).packed for n in (1, 2, 3)] for family in (4, 6)}
-    kinds = {4: socket.AF_INET, 6: socket.AF_INET6}
-    return Places(
-        pods, {family: [socket.inet_pton(kinds[family], text) for text in _OTHERS[family]] for family in kinds}
-    )
 
 
 @contextmanager

@@ -17,6 +17,11 @@ FRAGMENTS_V4 = (0x2000, 0x2000, 1, 2, 0x2001, 185, 0x20B9, 0x1FFF, 0x4000, 0x800
 FRAGMENTS_V6 = (1, 1, 8, 9, 16, 1480, 0, 2, 6, 0xFFF8)
 EXTENSIONS = (0, 43, 44, 51, 60)
 LONGEST = 1800
+DHCP_PORTS = ((67, 68), (546, 547), (67, 67), (68, 546))
+GROUPS = {
+    4: (bytes((224, 0, 0, 5)), bytes((255, 255, 255, 255)), bytes((239, 1, 2, 3)), bytes((192, 0, 2, 255))),
+    6: (bytes.fromhex("ff02" + "00" * 13 + "05"), bytes.fromhex("ff0e" + "00" * 13 + "01")),
+}
 
 
 class Talk(NamedTuple):
@@ -99,8 +104,8 @@ class Frames:
         self._kinds: tuple[Callable[[], bytes], ...] = (
             *(self._talk_on,) * 9,
             *(self._begin,) * 5,
-            *(self._fragment, self._error, self._optioned, self._odd, self._foreign, self._chatter, self._mutated) * 1,
-            *(self._mutated,) * 2,
+            *(self._fragment, self._error, self._optioned, self._odd, self._foreign, self._chatter, self._of_link),
+            *(self._mutated,) * 3,
         )
 
     def next(self) -> bytes:
@@ -198,6 +203,21 @@ class Frames:
             inner = ipv6(a, b, ICMP6, message, ttl=chance.choice((255, 255, 255, 64)))
             frame = b"\x33\x33\xff\0\0\x01" + mac + IPV6 + inner
         return self._scribbled(frame, 14) if chance.random() < 0.3 else frame
+
+    def _of_link(self) -> bytes:
+        """What a node's own link lives by (DHCP, discovery to addresses, groups, routing protocols), and nearly that."""
+        chance, family = self._chance, self._chance.choice((4, 6))
+        a, b = self._address(family, 0.1), self._address(family, 0.1)
+        group = chance.choice(GROUPS[family])
+        ports = chance.choice(DHCP_PORTS)
+        talk = Talk(family, UDP, a, chance.choice((b, b, group)), *chance.choice((ports, ports[::-1])))
+        how = chance.random()
+        if how < 0.4:
+            return framed(talk, transport(talk, chance))
+        if how < 0.7:
+            message = struct.pack(">BBHI", chance.randrange(130, 140), 0, 0, 0) + b"x" * 16
+            return framed(talk._replace(protocol=ICMP6), message)
+        return framed(talk._replace(protocol=chance.choice((2, 47, 89, 112, TCP))), transport(talk, chance))
 
     def _mutated(self) -> bytes:
         """Cut a good frame short, make it longer, or change some of its bytes."""

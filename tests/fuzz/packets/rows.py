@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from fairlead.address import Address, Prefix
+from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
 from services.datapath.kernel import abi
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.twin.machine import Machine
 from services.datapath.operations import EndpointEntry, PolicyKey, PolicyValue
+from tests.kernel.rig import NODE as NODE_ADDRESSES
 
 IDENTITIES = (1001, 1002, 1003)
 FAR_IDENTITIES = (2, 2001, (1 << 24) + 5)
@@ -23,6 +25,7 @@ _DENIALS_S = 0.03
 """For longer the programs remember no denial, which the twin does not know."""
 _PROTOCOLS = (6, 6, 17, 132, 1, 58)
 _PORTS = (80, 81, 443, 1000, 0, 0, 0)
+_FAILSAFE = (80, 443, 1000, 1001)
 _BLOCKS = ((80, 15), (80, 12), (0, 4), (4096, 4), (992, 11), (1000, 16))
 
 
@@ -33,6 +36,7 @@ class Rows:
     entries: dict[int, EndpointEntry] = field(default_factory=dict)
     policies: dict[int, dict[PolicyKey, PolicyValue]] = field(default_factory=dict)
     identities: dict[Prefix, int] = field(default_factory=dict)
+    host: HostEntry | None = None
 
 
 def some_policy(chance: Random) -> dict[PolicyKey, PolicyValue]:
@@ -75,6 +79,19 @@ def _audited(entry: EndpointEntry, chance: Random) -> EndpointEntry:
     return replace(entry, audit_ingress=chance.random() < 0.2, audit_egress=chance.random() < 0.2)
 
 
+def _some_host(chance: Random) -> HostEntry:
+    """Return how the node itself is filtered; it may not know all of its addresses yet, or have one more."""
+    addresses = {Address(address) for address in NODE_ADDRESSES.values()}
+    if chance.random() < 0.2:
+        addresses.pop()
+    if chance.random() < 0.2:
+        addresses.add(Address("203.0.113.9"))
+    ports = {FailsafePort(chance.randrange(2), chance.choice((6, 17)), chance.choice(_FAILSAFE)) for _ in range(4)}
+    silent = chance.randrange(99), chance.randrange(99)
+    audited = chance.random() < 0.2, chance.random() < 0.2
+    return HostEntry(tuple(sorted(addresses)), frozenset(ports), *silent, *audited)
+
+
 class Both:
     """The kernel and its twin, told the same."""
 
@@ -89,12 +106,16 @@ class Both:
             self._put(_audited(replace(self._begun[endpoint], identity=IDENTITIES[endpoint - 1]), chance))
             self._put_policy(endpoint, some_policy(chance))
         self._put_identities(chance)
+        self._put_host(chance, 0.6)
         table = self._kernel._tables.maps["break_glass"]
         table.delete_all(table.items())
         self._machine.rows.glass = {}
 
     def change(self, chance: Random) -> None:
         """Change one thing."""
+        if chance.random() < 0.2:
+            self._change_host(chance)
+            return
         endpoint = chance.choice(sorted(self._begun))
         entry = self.rows.entries.get(endpoint) or self._begun[endpoint]
         how = chance.random()
@@ -121,10 +142,29 @@ class Both:
         """Make everybody's glass whole again, but that of one: for hours, or over by now."""
         table = self._kernel._tables.maps["break_glass"]
         table.delete_all(table.items())
-        number, lasts = chance.choice((0, *self._begun)), chance.random() < 0.7
+        number, lasts = chance.choice((0, HOST_ENDPOINT, *self._begun)), chance.random() < 0.7
         table.put(number.to_bytes(4, sys.byteorder), abi.BREAK_GLASS.pack((1 << 62) if lasts else 1))
         self._machine.rows.glass = {number: math.inf if lasts else -1.0}
         time.sleep(_DENIALS_S)
+
+    def _change_host(self, chance: Random) -> None:
+        if self.rows.host is not None and chance.random() < 0.5:
+            self._put_policy(HOST_ENDPOINT, some_policy(chance))
+        else:
+            self._put_host(chance, 0.8)
+
+    def _put_host(self, chance: Random, likely: float) -> None:
+        """Have the node itself filtered, or not."""
+        host = _some_host(chance) if chance.random() < likely else None
+        if host is not None:
+            self._put_policy(HOST_ENDPOINT, some_policy(chance))
+            self._kernel.put_host(host)
+        elif self.rows.host is not None:
+            self._kernel.delete_host()
+            self._machine.rows.put_policy(HOST_ENDPOINT, {})
+            self.rows.policies.pop(HOST_ENDPOINT)
+        self._machine.rows.put_host(host)
+        self.rows.host = host
 
     def _some_addresses(self, endpoint: int, chance: Random) -> tuple[Address, ...]:
         """Return the endpoint's own addresses or fewer, or those of another one."""
@@ -139,6 +179,8 @@ class Both:
     def _put_policy(self, endpoint: int, policy: dict[PolicyKey, PolicyValue]) -> None:
         gone = self.rows.policies.get(endpoint, {}).keys() - policy.keys()
         by_hand = {key: value for key, value in policy.items() if value.proxy_port}
+        if endpoint not in self.rows.policies:
+            self._kernel.apply_policy(endpoint, {}, ())
         table = self._kernel._tables.policies.table(endpoint)
         if by_hand and table is not None:  # the datapath itself writes no such entry
             table.put_all({abi.pack_policy_key(key): abi.pack_policy_value(value) for key, value in by_hand.items()})

@@ -182,7 +182,8 @@ struct denial {
 	__u8 from_low;
 	__u8 by_entry;
 	__u8 origin;
-	__u8 pad[3];
+	__u8 is_reply;
+	__u8 pad[2];
 };
 MAP("percpu_array", __u32, struct denial, denials);
 

@@ -55,7 +55,8 @@ static __always_inline bool count_denied(const struct __sk_buff *skb, const stru
 	return true;
 }
 
-/* Tell whether the packet's like was denied just now, and fill the verdict. Only for packets without a flow. */
+/* Tell whether the packet's like was denied just now, and fill the verdict, which knows already whether the packet is
+ * taken for an answer. Only for packets without a flow. */
 static __always_inline bool denied_just_now(const struct __sk_buff *skb, const struct packet *p,
 					    const struct flow_key *key, bool from_low, int origin,
 					    const struct settings *config, struct verdict *v)
@@ -67,7 +68,7 @@ static __always_inline bool denied_just_now(const struct __sk_buff *skb, const s
 	    p->icmp_error)
 		return false;
 	if (seen->from_ifindex != skb->ifindex || seen->ingress_ifindex != skb->ingress_ifindex ||
-	    seen->policy_port_be != p->policy_port_be || seen->origin != origin)
+	    seen->policy_port_be != p->policy_port_be || seen->origin != origin || seen->is_reply != v->is_reply)
 		return false;
 	low = state_of(seen->low_endpoint);
 	high = state_of(seen->high_endpoint);
@@ -112,5 +113,6 @@ static __always_inline void remember_denial(const struct __sk_buff *skb, const s
 	slot->direction = v->direction;
 	slot->from_low = from_low;
 	slot->origin = origin;
+	slot->is_reply = v->is_reply;
 	slot->by_entry = v->reason == DROP_POLICY_DENY;
 }

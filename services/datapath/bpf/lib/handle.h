@@ -103,6 +103,7 @@ static __always_inline int handle_judged(struct __sk_buff *skb, struct packet *p
 	v = &news->verdict;
 	__builtin_memset(v, 0, sizeof(*v));
 	v->direction = direction_of(origin);
+	v->is_reply = !flow && origin == ORIGIN_UPLINK && answers(p);
 	if (flow || !denied_just_now(skb, p, key, from_low, origin, config, v))
 		action = judge(skb, p, origin, key, flow, from_low, config, who, v, news);
 	if (action == CONTINUE) {

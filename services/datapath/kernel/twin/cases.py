@@ -16,6 +16,8 @@ class Origin(IntEnum):
     POD = 0
     NETWORK = 1
     HOST = 2
+    UPLINK = 4
+    """On its way out by an uplink, while the node itself is filtered."""
 
 
 class Action(IntEnum):
@@ -40,6 +42,11 @@ class Met(NamedTuple):
     """For frames of the stack: by which device it received them; 0: it made them itself."""
     vlan: bool = False
     """The device has taken a VLAN tag off."""
+
+    @property
+    def sent_here(self) -> bool:
+        """Tell whether the packet is met where its sender is, rather than its receiver."""
+        return self.origin in {Origin.POD, Origin.UPLINK}
 
     @property
     def far(self) -> int:

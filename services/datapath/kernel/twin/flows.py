@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,8 +48,8 @@ class Flow:
     def __init__(self, beginner: End) -> None:
         self.beginner = beginner
         self.stamp: Stamp = (0, ())
-        self.endpoints: Mapping[End, int] = {}
-        """The local endpoint at each end; 0: none."""
+        self.endpoints = 0, 0
+        """The local endpoint at each end, the smaller end first; 0: none."""
         self.by_glass = False
         """Its last packet passed by break-glass alone: the next one that does so is not told again."""
         self.far = ELSEWHERE
@@ -59,6 +58,14 @@ class Flow:
         self.closed_by: frozenset[End] = frozenset()
         self.packets = [0, 0]
         """Forward, reply."""
+
+    def sit(self, ends: Ends, source: int, destination: int) -> None:
+        """Note the endpoints at both ends."""
+        self.endpoints = (source, destination) if ends.source < ends.destination else (destination, source)
+
+    def seats(self, ends: Ends) -> tuple[int, int]:
+        """Return the endpoints at the packet's source and destination."""
+        return self.endpoints if ends.source < ends.destination else (self.endpoints[1], self.endpoints[0])
 
     def alive(self, protocol: int, timeouts: Timeouts, now_s: float) -> bool:
         """Tell whether it is recent enough to be believed."""

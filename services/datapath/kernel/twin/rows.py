@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from fairlead.address import Prefix
 from fairlead.schema.identity import HOST, WORLD
+from services.datapath.failsafe import HOST_ENDPOINT, HostEntry
 from services.datapath.kernel.abi import pack_address
 from services.datapath.kernel.twin.flows import Stamp
 from services.datapath.kernel.twin.policy import Policy
@@ -25,6 +26,10 @@ class Rows:
         self.policies: dict[int, Policy] = {}
         self.glass: dict[int, float] = {}
         """Until when (the clock of `meet`, seconds) somebody broke the glass, by endpoint; 0 is the whole node."""
+        self.host: HostEntry | None = None
+        """How the node itself is filtered; None: it is not."""
+        self._host_entry: EndpointEntry | None = None
+        self._own: frozenset[bytes] = frozenset()
         self.address_epoch = 0
         self.epochs: Counter[int] = Counter()
         self.identities: dict[Prefix, int] = {}
@@ -35,6 +40,7 @@ class Rows:
         entries: Mapping[int, EndpointEntry],
         policies: Mapping[int, Mapping[PolicyKey, PolicyValue]],
         identities: Mapping[Prefix, int],
+        host: HostEntry | None = None,
     ) -> None:
         """Make these be the rows, and have judged anew what depends on those that are different."""
         for endpoint in self.entries.keys() - entries.keys():
@@ -48,6 +54,8 @@ class Rows:
                 self.put_policy(endpoint, wanted)
         if dict(identities) != self.identities:
             self.put_identities(identities)
+        if host != self.host:
+            self.put_host(host)
 
     def put_endpoint(self, entry: EndpointEntry) -> None:
         """Write an endpoint; addresses that another one had become its own."""
@@ -66,6 +74,44 @@ class Rows:
         if self._take(endpoint) != (None, set()):
             self.epochs[endpoint] += 1
             self.address_epoch += 1
+
+    def put_host(self, host: HostEntry | None) -> None:
+        """Filter the node itself, or do so no more; all flows are judged anew if that is a change."""
+        if host is None and self.host is None:
+            return
+        self.host, self._host_entry, self._own = host, None, frozenset()
+        if host is not None:
+            self._own = frozenset(pack_address(address) for address in host.addresses)
+            silent = host.ingress_default_deny, host.egress_default_deny, host.audit_ingress, host.audit_egress
+            self._host_entry = EndpointEntry(HOST_ENDPOINT, 0, HOST, b"", b"", host.addresses, False, *silent)
+        else:
+            self.glass.pop(HOST_ENDPOINT, None)
+        self.address_epoch += 1
+
+    def entry(self, endpoint: int) -> EndpointEntry | None:
+        """Return the endpoint's entry; the node itself has one while it is filtered."""
+        return self._host_entry if endpoint == HOST_ENDPOINT else self.entries.get(endpoint)
+
+    def standing(self, endpoint: int) -> EndpointEntry:
+        """Return the entry of an endpoint that is there."""
+        entry = self.entry(endpoint)
+        if entry is None:
+            raise KeyError(f"endpoint {endpoint} has no entry")
+        return entry
+
+    def identity_of(self, endpoint: int) -> int:
+        """Return an endpoint's identity; 0 if there is none."""
+        entry = self.entry(endpoint)
+        return entry.identity if entry else 0
+
+    def is_own(self, address: bytes) -> bool:
+        """Tell whether the address is the node's, which is filtered."""
+        return address in self._own
+
+    def receiver(self, address: bytes, *, from_stack: bool) -> int:
+        """Return the endpoint whose packet it is, or the node itself for what others send it while it is filtered."""
+        found = self.endpoint_with.get(address, 0)
+        return found or (HOST_ENDPOINT if not from_stack and self.is_own(address) else 0)
 
     def _take(self, endpoint: int) -> tuple[EndpointEntry | None, set[bytes]]:
         """Remove the endpoint's entry and addresses, and return them."""

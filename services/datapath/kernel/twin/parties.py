@@ -1,0 +1,89 @@
+"""Who both ends of a packet are, and whether it may come from where it came."""
+
+from __future__ import annotations
+
+from fairlead.schema.identity import HOST as HOST_IDENTITY
+from services.datapath.failsafe import HOST_ENDPOINT
+from services.datapath.kernel.twin import node
+from services.datapath.kernel.twin.cases import Case, Met, Origin
+from services.datapath.kernel.twin.flows import ELSEWHERE, HOST, STACK, Flow, ends_of
+from services.datapath.kernel.twin.frames import Packet
+from services.datapath.kernel.twin.rows import Rows, sender_identity
+from services.datapath.reports import DropReason
+
+_SPOOFED = DropReason.INVALID_SOURCE
+
+
+def find(rows: Rows, frame: bytes, packet: Packet, met: Met, flow: Flow | None) -> Case | DropReason | None:
+    """Return who both ends are, why the packet may not come from where it came, or None for one that is for others."""
+    seats = _seats(rows, packet, met, flow)
+    far = _far_of_sent(rows, met, flow, *seats) if met.sent_here else _far_of_received(rows, packet, met, flow, *seats)
+    if far is None or isinstance(far, DropReason):
+        return far
+    return _identify(rows, Case(frame, packet, met, ends_of(packet), *seats, far))
+
+
+def _seats(rows: Rows, packet: Packet, met: Met, flow: Flow | None) -> tuple[int, int]:
+    """Return the endpoint at each end, this node itself among them while it is filtered."""
+    source, destination = rows.endpoint_with.get(packet.source, 0), rows.endpoint_with.get(packet.destination, 0)
+    if rows.host is None:
+        return source, destination
+    if met.origin is Origin.UPLINK:
+        for_others = met.ingress_ifindex and (flow is None or flow.far & STACK)
+        return (0 if for_others else HOST_ENDPOINT), 0
+    if met.origin is Origin.HOST:
+        return source or (0 if met.ingress_ifindex else HOST_ENDPOINT), destination
+    if met.origin is not Origin.POD and not source and rows.is_own(packet.source):
+        source = HOST_ENDPOINT
+    return source, destination or _node_seat(rows, packet, flow)
+
+
+def _node_seat(rows: Rows, packet: Packet, flow: Flow | None) -> int:
+    """Tell whether a packet that is for no pod is for this node: a flow that the stack carries on knows better than the address."""
+    for_node = flow.far == HOST if flow and flow.far & STACK else rows.is_own(packet.destination)
+    return HOST_ENDPOINT if for_node else 0
+
+
+def _far_of_sent(rows: Rows, met: Met, flow: Flow | None, source: int, destination: int) -> int | DropReason:
+    """Return where the far end of a packet is that a pod sends, or that leaves by an uplink."""
+    if met.origin is Origin.UPLINK:
+        return ELSEWHERE if source else STACK
+    entry = rows.entries.get(source)
+    if entry is None or entry.ifindex != met.ifindex:
+        return _SPOOFED
+    if destination:
+        return HOST if destination == HOST_ENDPOINT else ELSEWHERE
+    return flow.far & HOST if flow else ELSEWHERE
+
+
+def _far_of_received(
+    rows: Rows, packet: Packet, met: Met, flow: Flow | None, source: int, destination: int
+) -> int | DropReason | None:
+    """Return where a packet comes from that the network or the stack sends."""
+    del rows
+    if not destination or (destination == HOST_ENDPOINT and node.is_essential(packet)):
+        return None
+    if source and (met.origin is not Origin.HOST or source != HOST_ENDPOINT):
+        return _SPOOFED
+    if met.origin is Origin.HOST:
+        return met.far
+    # the network does not speak for this node
+    if flow and flow.far == HOST and destination != HOST_ENDPOINT:
+        return _SPOOFED
+    return met.far
+
+
+def _identify(rows: Rows, case: Case) -> Case:
+    packet, far, met = case.packet, case.far, case.met
+    source, destination = rows.identity_of(case.source), rows.identity_of(case.destination)
+    if not case.source:
+        found = rows.identity_with(packet.source, packet.family)
+        speaks_as_host = met.origin is Origin.UPLINK or (met.origin is Origin.HOST and far == HOST)
+        source = int(HOST_IDENTITY) if speaks_as_host else sender_identity(found)
+    if not case.destination:
+        destination = int(HOST_IDENTITY)
+        if far != HOST:
+            destination = rows.identity_with(packet.destination, packet.family)
+        if met.origin is Origin.POD and destination == HOST_IDENTITY:
+            far = HOST
+    return case._replace(source_identity=source, destination_identity=destination, far=far)

@@ -1,0 +1,97 @@
+"""Where the frames of the fuzz live: addresses, the node's routes, and at which program a frame is met."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from fairlead.address import Address, Prefix
+from services.datapath.kernel import abi
+from services.datapath.kernel.twin.cases import Met, Origin, Route
+from tests.fuzz.packets.frames import IPV4, IPV6, Places
+from tests.kernel.rig import FAR, NODE, pod_address
+
+_OWN = tuple(Prefix(text) for text in ("10.7.0.0/24", "fd07::/64"))
+_NOT_FORWARDED = ("127.0.0.0/8", "192.0.2.1/32", "192.0.2.255/32", "::1/128", "2001:db8::1/128")
+_OTHERS = {
+    4: (
+        FAR[4],
+        FAR[4],
+        *(NODE[4],) * 3,
+        "198.51.100.7",
+        "203.0.113.9",
+        "10.7.0.9",
+        "127.0.0.1",
+        "255.255.255.255",
+        "224.0.0.1",
+    ),
+    6: (
+        FAR[6],
+        FAR[6],
+        *(NODE[6],) * 3,
+        "2001:db8:7::7",
+        "2001:db8:9::9",
+        "fd07::9",
+        "::1",
+        "ff02::1",
+        "::ffff:10.7.0.1",
+    ),
+}
+
+
+def routes() -> dict[Prefix, Route]:
+    """Return what the node of the rig does with destinations that it does not send away."""
+    return dict.fromkeys(map(Prefix, _NOT_FORWARDED), Route.NONE) | dict.fromkeys(_OWN, Route.OWN_PREFIX)
+
+
+class Roads:
+    """The node's routes, by packed address."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Route] = {}
+        self._table = routes()
+
+    def __call__(self, destination: bytes) -> Route:
+        if destination not in self._known:
+            address = abi.unpack_address(destination)
+            self._known[destination] = next(
+                (way for prefix, way in self._table.items() if address in prefix), Route.AWAY
+            )
+        return self._known[destination]
+
+
+def places() -> Places:
+    pods = {family: [Address(pod_address(n, family)).packed for n in (1, 2, 3)] for family in (4, 6)}
+    kinds = {4: socket.AF_INET, 6: socket.AF_INET6}
+    return Places(
+        pods, {family: [socket.inet_pton(kinds[family], text) for text in _OTHERS[family]] for family in kinds}
+    )
+
+
+class Doors:
+    """By which device a frame comes, or leaves."""
+
+    def __init__(self, pods: Mapping[int, int], uplink: int, host: int) -> None:
+        self._pods, self._uplink, self._host = pods, uplink, host
+        self._nodes = {Address(address).packed for address in NODE.values()}
+
+    def met(self, frame: bytes, luck: float) -> Met:
+        """Choose where a frame is met: nearly always where its source address lives."""
+        source = frame[26:30] if frame[12:14] == IPV4 else frame[22:38] if frame[12:14] == IPV6 else b""
+        endpoint = source[-1] if source and source[-1] in self._pods and len(source) in {4, 16} else 0
+        if source in self._nodes and luck > 0.1:
+            return self._of_node(luck)
+        if luck < 0.04:
+            endpoint = int(luck * 100)  # 0 to 3, whoever speaks
+        if endpoint:
+            return Met(Origin.POD, self._pods[endpoint])
+        if luck < 0.6:
+            return Met(Origin.NETWORK, self._uplink, self._uplink)
+        if luck > 0.9:
+            return Met(Origin.UPLINK, self._uplink, self._host)
+        return Met(Origin.HOST, self._host, self._uplink if luck < 0.75 else 0)
+
+    def _of_node(self, luck: float) -> Met:
+        if luck > 0.5:
+            return Met(Origin.UPLINK, self._uplink, self._host if luck > 0.9 else 0)
+        return Met(Origin.HOST, self._host, self._uplink if luck < 0.2 else 0)
