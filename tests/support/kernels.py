@@ -22,9 +22,11 @@ from services.datapath.kernel.fake import FakeKernel
 from services.datapath.kernel.fake_world import FakeWorld
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.testrun import OK, SHOT, TestRun
-from services.datapath.kernel.twin.cases import Action, Met, Origin
+from services.datapath.kernel.twin.cases import Action, Met, Origin, Tunnel
 from services.datapath.operations import Kernel
+from services.datapath.overlay import Overlay
 from services.datapath.reports import EventKind
+from tests.support.tunnelled import Tunnelled
 
 TCP = 6
 _COUNTER = itertools.count()
@@ -41,6 +43,8 @@ class Bench(Protocol):
     """One node's kernel and the namespaces of its workloads."""
 
     kernel: Kernel
+    taken: Tunnel | None
+    """By which tunnel the last frame that was met left; known of nodes with tunnels."""
 
     def namespace(self, name: str) -> str:
         """Return the path of a namespace, made on first use."""
@@ -52,7 +56,13 @@ class Bench(Protocol):
         """Tell whether a new TCP connection from one endpoint reaches the other."""
 
     def meet(
-        self, frame: bytes, endpoint: int = 0, *, door: Origin = Origin.NETWORK, came_by: int = 0
+        self,
+        frame: bytes,
+        endpoint: int = 0,
+        *,
+        door: Origin = Origin.NETWORK,
+        came_by: int = 0,
+        tunnel: Tunnel | None = None,
     ) -> tuple[Action, int]:
         """Say what becomes of a frame that the endpoint sends (0: it comes by the door), and the reason if it is dropped.
 
@@ -71,6 +81,7 @@ class FakeBench:
 
     def __init__(self) -> None:
         self.kernel: Kernel = FakeKernel(FakeWorld(namespaces=set()))
+        self.taken: Tunnel | None = None
 
     def namespace(self, name: str) -> str:
         path = f"/run/netns/{name}"
@@ -88,11 +99,20 @@ class FakeBench:
         return cast("FakeKernel", self.kernel).send(source[1], destination[1], TCP, port).passes
 
     def meet(
-        self, frame: bytes, endpoint: int = 0, *, door: Origin = Origin.NETWORK, came_by: int = 0
+        self,
+        frame: bytes,
+        endpoint: int = 0,
+        *,
+        door: Origin = Origin.NETWORK,
+        came_by: int = 0,
+        tunnel: Tunnel | None = None,
     ) -> tuple[Action, int]:
-        kernel = cast("FakeKernel", self.kernel)
-        met = Met(Origin.POD, kernel.plugged()[endpoint].ifindex) if endpoint else Met(door, 0, came_by)
-        return kernel.meet(frame, met)[:2]
+        kernel, met = cast("FakeKernel", self.kernel), Met(door, 0, came_by, tunnel=tunnel)
+        if endpoint:
+            met = Met(Origin.POD, kernel.plugged()[endpoint].ifindex)
+        fate = kernel.meet(frame, met)
+        self.taken = fate.tunnel
+        return fate[:2]
 
     def break_glass(self, rows: dict[int, int]) -> None:
         cast("FakeKernel", self.kernel).world.glass.update(rows)
@@ -117,7 +137,9 @@ class _Threaded:
 class LinuxBench:
     """This machine's kernel, seen from a network namespace that stands for a node."""
 
-    def __init__(self) -> None:
+    def __init__(self, tunnels: Overlay | None = None) -> None:
+        self.taken: Tunnel | None = None
+        self._overlay, self._tunnelled = tunnels, cast("Tunnelled | None", None)
         self._prefix = f"fk{os.getpid()}-{next(_COUNTER)}"
         self._pins = Path("/sys/fs/bpf") / self._prefix
         self._names: dict[str, str] = {}
@@ -135,7 +157,7 @@ class LinuxBench:
         self._entered.enter_context(netlink.inside(node))
 
     def _make(self) -> Kernel:
-        self._linux = LinuxKernel(self._pins, ())
+        self._linux = LinuxKernel(self._pins, (), None, self._overlay)
         return cast("Kernel", _Threaded(self._linux, self._run))
 
     def namespace(self, name: str) -> str:
@@ -176,27 +198,40 @@ class LinuxBench:
         return made[0]
 
     def meet(
-        self, frame: bytes, endpoint: int = 0, *, door: Origin = Origin.NETWORK, came_by: int = 0
+        self,
+        frame: bytes,
+        endpoint: int = 0,
+        *,
+        door: Origin = Origin.NETWORK,
+        came_by: int = 0,
+        tunnel: Tunnel | None = None,
     ) -> tuple[Action, int]:
-        return cast("tuple[Action, int]", self._run(self._meet, frame, endpoint, door, came_by))
+        met = Met(Origin.POD if endpoint else door, endpoint, came_by, tunnel=tunnel)
+        return cast("tuple[Action, int]", self._run(self._meet, frame, met))
 
-    def _meet(self, frame: bytes, endpoint: int, door: Origin, came_by: int) -> tuple[Action, int]:
+    def _run_program(self, frame: bytes, met: Met) -> tuple[int, bytes]:
+        """Run the one that stands where the frame is met; on a node with tunnels one that tells of them."""
+        if self._overlay is None:
+            program = TestRun(self._pins, _PROGRAMS[met.origin])
+            outcome = program.run(frame, met.ifindex, ingress_ifindex=met.ingress_ifindex)
+            program.close()
+            return outcome.action, outcome.packet
+        self._tunnelled = self._tunnelled or Tunnelled(self._pins)
+        action, packet, self.taken = self._tunnelled.run(frame, met)
+        return action, packet
+
+    def _meet(self, frame: bytes, met: Met) -> tuple[Action, int]:
         plugged = self._linux.plugged()
         self._linux.events(0)
-        program = TestRun(self._pins, _PROGRAMS[Origin.POD if endpoint else door])
-        outcome = program.run(frame, plugged[endpoint].ifindex if endpoint else 0, ingress_ifindex=came_by)
-        program.close()
+        if met.origin is Origin.POD:
+            met = met._replace(ifindex=plugged[met.ifindex].ifindex)
+        action, packet = self._run_program(frame, met)
         reason = next((event.reason for event in self._linux.events(0) if event.kind is EventKind.DROP), 0)
-        if outcome.action == SHOT or reason:
-            return Action.DROPPED if outcome.action == SHOT else Action.REFUSED, reason
-        if outcome.action == OK:
-            return Action.UNTOUCHED, 0
-        if outcome.packet[:6] == frame[6:12]:
-            return Action.ANSWERED, 0
-        if outcome.packet == frame:
-            return Action.STACK, 0
-        here = any(outcome.packet.startswith(link.pod_mac + link.host_mac) for link in plugged.values())
-        return Action.ENDPOINT if here else Action.NETWORK, 0
+        if action == SHOT or reason:
+            return Action.DROPPED if action == SHOT else Action.REFUSED, reason
+        if self.taken is not None:
+            return Action.TUNNEL, 0
+        return _way(frame, action, packet, [link.pod_mac + link.host_mac for link in plugged.values()]), 0
 
     def break_glass(self, rows: dict[int, int]) -> None:
         with glass.pinned(self._pins) as table:
@@ -209,11 +244,24 @@ class LinuxBench:
 
     def close(self) -> None:
         """Leave nothing behind."""
+        if self._tunnelled is not None:
+            self._tunnelled.close()
         self._run(self._linux.destroy)
         self._run(self._entered.close)
         self._thread.shutdown()
         for path in self._names.values():
             subprocess.run(["ip", "netns", "delete", Path(path).name], check=True)
+
+
+def _way(frame: bytes, action: int, packet: bytes, pods: list[bytes]) -> Action:
+    """Return where a packet goes that passes, by what it looks like."""
+    if action == OK:
+        return Action.UNTOUCHED
+    if packet[:6] == frame[6:12]:
+        return Action.ANSWERED
+    if packet == frame:
+        return Action.STACK
+    return Action.ENDPOINT if packet[:12] in pods else Action.NETWORK
 
 
 def missing() -> str:
@@ -226,14 +274,14 @@ def missing() -> str:
 KINDS = ("fake", pytest.param("linux", marks=pytest.mark.kernel))
 
 
-def bench(kind: str) -> Iterator[Bench]:
-    """Yield a bench of that kind; the body of a fixture."""
+def bench(kind: str, tunnels: Overlay | None = None) -> Iterator[Bench]:
+    """Yield a bench of that kind, its node with tunnels to others or without; the body of a fixture."""
     if kind == "fake":
         yield FakeBench()
         return
     if reason := missing():
         pytest.skip(f"real kernel: {reason}")
-    made = LinuxBench()
+    made = LinuxBench(tunnels)
     try:
         yield made
     finally:

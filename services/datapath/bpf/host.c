@@ -69,6 +69,8 @@ static __always_inline int to_other_nodes(struct __sk_buff *skb)
 	__u32 zero = 0;
 	int action = TC_ACT_OK;
 
+	if (skb->protocol != BE16(ETH_P_IP) && skb->protocol != BE16(ETH_P_IPV6))
+		return TC_ACT_OK;
 	config = settings.lookup(&zero);
 	if (!config || !config->tunnel_ifindex)
 		return TC_ACT_OK;

@@ -256,7 +256,7 @@ class FakeKernel(FakeFlows, FakeRoutes):
     def meet(self, frame: bytes, met: Met, now_s: float = 0.0) -> Fate:
         """Say what becomes of a frame, and remember its flow, as the programs would; what tests changed by hand counts too."""
         machine, world = self.world.machine, self.world
-        machine.rows.show(world.entries, world.policies, world.addresses, world.host)
+        machine.rows.show(world.entries, world.policies, world.addresses, world.host, world.tunnels)
         machine.rows.glass = {number: until / 1e9 for number, until in world.glass.items()}
         fate = machine.meet(frame, met, now_s)
         world.packets_by_fate.update(machine.counted)

@@ -14,17 +14,19 @@ from random import Random
 from fairlead.address import Address
 from services.datapath.kernel import abi
 from services.datapath.kernel.maps import jiffies_per_second
-from services.datapath.kernel.testrun import OK, REDIRECT, SHOT
+from services.datapath.kernel.testrun import OK, REDIRECT, SHOT, Volley
 from services.datapath.kernel.tuning import Tuning
-from services.datapath.kernel.twin.cases import Action, Fate, Origin, Told
+from services.datapath.kernel.twin.cases import Action, Fate, Met, Origin, Told, Tunnel
 from services.datapath.kernel.twin.flows import End, FlowKey
 from services.datapath.kernel.twin.machine import Machine
 from services.datapath.operations import EndpointEntry
+from services.datapath.overlay import Overlay
 from services.datapath.reports import EventKind
 from tests.fuzz.packets.frames import Frames
-from tests.fuzz.packets.places import Doors, Roads, places
+from tests.fuzz.packets.places import OTHER_NODE, Doors, Roads, places
 from tests.fuzz.packets.rows import Both
-from tests.kernel.rig import FAR, Rig, new_rig, pod_address, run
+from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run
+from tests.support.tunnelled import DOORS, Tunnelled
 
 PER_EPISODE = 600
 _CHANGES = 4
@@ -42,6 +44,7 @@ PROGRAMS = {
     Origin.HOST: "from_host",
     Origin.UPLINK: "to_uplink",
 }
+_OVERLAY = Overlay("vxlan", tuple(Address(address) for address in NODE.values()))
 _RESULTS = {Action.DROPPED: SHOT, Action.UNTOUCHED: OK}
 _OF_FLOWS = {EventKind.CLOSED, EventKind.LASTING}
 """Reports that are about no single packet."""
@@ -72,9 +75,12 @@ class Duel:
         third = EndpointEntry(3, uplink, 1003, b"\x02\0\0\1\0\3", b"\x02\0\0\2\0\3", _addresses(3), held=False)
         self._both = Both(rig.kernel, self._machine, entries | {3: third})
         pods = {endpoint: entry.ifindex for endpoint, entry in (entries | {3: third}).items()}
-        self._doors = Doors(pods, uplink, rig.kernel._host_ifindex)
+        self._doors = Doors(pods, uplink, rig.kernel._host_ifindex, socket.if_nametoindex("fairlead_vxlan"))
         self._programs = {origin: rig.program(name) for origin, name in PROGRAMS.items()}
-        self._volleys = {origin: program.volley() for origin, program in self._programs.items()}
+        self._plain = {origin: program.volley() for origin, program in self._programs.items()}
+        self._tunnelled = Tunnelled(rig.pins)
+        self._telling = {origin: Volley(self._tunnelled.fds[name]) for origin, name in DOORS.items()}
+        self._volleys = self._plain | self._telling
         self._counted = self._counters()
         self._jiffies = jiffies_per_second()
         self.score = Score()
@@ -82,12 +88,15 @@ class Duel:
     def close(self) -> None:
         for program in self._programs.values():
             program.close()
+        self._tunnelled.close()
 
     def episode(self, number: int, packets: int = PER_EPISODE) -> None:
         """Begin with new rows and no flows, send frames, change rows on the way, and compare."""
         chance = Random(f"{self._seed}/{number}")
         self._forget()
         self._both.begin(chance)
+        # the programs as they are pinned, or those that tell afterwards by which tunnel a packet left
+        self._volleys = self._telling | self._plain if number % 2 else self._plain | self._telling
         frames = Frames(chance, places())
         changes = set(chance.sample(range(packets), _CHANGES)) if packets > _CHANGES else set()
         for at in range(packets):
@@ -110,6 +119,8 @@ class Duel:
         met = self._doors.met(frame, luck)
         volley = self._volleys[met.origin]
         volley.met_at(met.ifindex, met.ingress_ifindex)
+        if met.origin is Origin.OVERLAY:
+            self._tunnelled.bring(met.tunnel)
         outcome = volley.run(frame)
         if outcome is None:
             self.score.refused += 1
@@ -117,11 +128,17 @@ class Duel:
         fate = self._machine.meet(frame, met)
         self.score.packets += 1
         self.score.fates[_name(fate)] += 1
-        if outcome[0] == _RESULTS.get(fate.action, REDIRECT) and (not fate.frame or outcome[1] == fate.frame):
+        same_way = volley is self._plain.get(met.origin) or self._way(met) == fate.tunnel
+        expected = _RESULTS.get(fate.action, REDIRECT)
+        if outcome[0] == expected and same_way and (not fate.frame or outcome[1] == fate.frame):
             return
         self.score.let_through += fate.action in {Action.DROPPED, Action.REFUSED}
-        twin = f"twin {fate.action.name} {fate.reason} {fate.frame.hex()}"
-        self._disagree(name, f"{met} {frame.hex()}: {twin}, kernel {outcome[0]} {outcome[1].hex()}")
+        twin = f"twin {fate.action.name} {fate.reason} {fate.tunnel} {fate.frame.hex()}"
+        self._disagree(name, f"{met} {frame.hex()}: {twin}, kernel {outcome[0]} {self._way(met)} {outcome[1].hex()}")
+
+    def _way(self, met: Met) -> Tunnel | None:
+        """Return the tunnel that the last packet left by; none leaves from where packets of tunnels come."""
+        return None if met.origin not in {Origin.POD, Origin.HOST} else self._tunnelled.taken()
 
     def _disagree(self, name: str, what: str) -> None:
         self.score.disagreements.append(f"{name}: {what}")
@@ -178,7 +195,7 @@ def _flow(key: bytes, value: bytes) -> tuple[FlowKey, tuple[End, int, int, int]]
     low, high, low_port, high_port, protocol = abi.FLOW_KEY.unpack(key)
     flow = abi.FLOW.unpack(value)
     ends = (low, int.from_bytes(low_port, "big")), (high, int.from_bytes(high_port, "big"))
-    return (min(ends), max(ends), protocol), (ends[flow[4] & 1 ^ 1], flow[8], flow[9], flow[4] >> 4 & 3)
+    return (min(ends), max(ends), protocol), (ends[flow[4] & 1 ^ 1], flow[8], flow[9], flow[4] >> 4 & 0xB)
 
 
 def _name(fate: Fate) -> str:
@@ -201,10 +218,10 @@ def _addresses(endpoint: int) -> tuple[Address, ...]:
 def new_duel(seed: int) -> Iterator[Duel]:
     """Build a node, stay on one processor meanwhile (counters and remembered denials are per processor), and leave nothing."""
     processors = os.sched_getaffinity(0)
-    with new_rig(TUNING) as rig:
+    with new_rig(TUNING, _OVERLAY) as rig:
         for endpoint in rig.plugged:  # the pods themselves keep quiet
             run("nsenter", f"--net={rig.netns(str(endpoint))}", "ip", "link", "set", "eth0", "down")
-        for address in FAR.values():  # whom the size that fits is known of
+        for address in (*FAR.values(), *OTHER_NODE.values()):  # whom the size that fits is known of
             run("ip", "neigh", "replace", address, "lladdr", "02:00:00:00:00:77", "dev", "up0", "nud", "permanent")
         os.sched_setaffinity(0, {min(processors)})
         duel = Duel(rig, seed)

@@ -14,13 +14,22 @@ from services.datapath.kernel import abi
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.twin.machine import Machine
 from services.datapath.operations import EndpointEntry, PolicyKey, PolicyValue
+from tests.fuzz.packets.places import OTHER_NODE
 from tests.kernel.rig import NODE as NODE_ADDRESSES
 
 IDENTITIES = (1001, 1002, 1003)
 FAR_IDENTITIES = (2, 2001, (1 << 24) + 5)
-PREFIXES = tuple(Prefix(text) for text in ("198.51.100.0/24", "198.51.0.0/16", "2001:db8:7::/48", "192.0.2.2/32"))
+PREFIXES = tuple(
+    Prefix(text)
+    for text in (
+        *("198.51.100.0/24", "198.51.0.0/16", "2001:db8:7::/48", "192.0.2.2/32"),
+        *("10.7.1.0/24", "10.7.1.5/32", "fd07:1::/64", "fd07:1::6/128"),
+    )
+)
+OTHERS = tuple(Prefix(address) for address in OTHER_NODE.values())
+TUNNELLED = (*OTHERS, *(Prefix(text) for text in ("10.7.1.0/24", "fd07:1::/64", "10.7.1.6/32", "fd07:1::6/128")))
 NODE = tuple(Prefix(text) for text in ("192.0.2.1/32", "2001:db8::1/128"))
-_HOST = 1
+_HOST, _REMOTE_NODE = 1, 6
 _DENIALS_S = 0.03
 """For longer the programs remember no denial, which the twin does not know."""
 _PROTOCOLS = (6, 6, 17, 132, 1, 58)
@@ -37,6 +46,7 @@ class Rows:
     policies: dict[int, dict[PolicyKey, PolicyValue]] = field(default_factory=dict)
     identities: dict[Prefix, int] = field(default_factory=dict)
     host: HostEntry | None = None
+    tunnels: dict[Prefix, Address] = field(default_factory=dict)
 
 
 def some_policy(chance: Random) -> dict[PolicyKey, PolicyValue]:
@@ -46,7 +56,7 @@ def some_policy(chance: Random) -> dict[PolicyKey, PolicyValue]:
         found |= {PolicyKey(0, 0, 0, direction): _value(chance, deny=0.0) for direction in (0, 1)}
     blocks: list[PolicyKey] = []
     for _ in range(chance.randrange(14)):
-        peer, direction = chance.choice((0, 0, 1, *IDENTITIES, *FAR_IDENTITIES)), chance.randrange(2)
+        peer, direction = chance.choice((0, 0, 1, _REMOTE_NODE, *IDENTITIES, *FAR_IDENTITIES)), chance.randrange(2)
         protocol = chance.choice((0, *_PROTOCOLS, *_PROTOCOLS))
         key = PolicyKey(peer, chance.choice(_PORTS) if protocol else 0, protocol, direction)
         if protocol and chance.random() < 0.25:
@@ -106,6 +116,7 @@ class Both:
             self._put(_audited(replace(self._begun[endpoint], identity=IDENTITIES[endpoint - 1]), chance))
             self._put_policy(endpoint, some_policy(chance))
         self._put_identities(chance)
+        self._put_tunnels(chance)
         self._put_host(chance, 0.6)
         table = self._kernel._tables.maps["break_glass"]
         table.delete_all(table.items())
@@ -113,8 +124,8 @@ class Both:
 
     def change(self, chance: Random) -> None:
         """Change one thing."""
-        if chance.random() < 0.2:
-            self._change_host(chance)
+        if chance.random() < 0.25:
+            self._put_tunnels(chance) if chance.random() < 0.25 else self._change_host(chance)
             return
         endpoint = chance.choice(sorted(self._begun))
         entry = self.rows.entries.get(endpoint) or self._begun[endpoint]
@@ -153,6 +164,16 @@ class Both:
         else:
             self._put_host(chance, 0.8)
 
+    def _put_tunnels(self, chance: Random) -> None:
+        """Have another node behind tunnels, at one of its addresses, with all of its prefixes or fewer; or none."""
+        wanted: dict[Prefix, Address] = {}
+        if chance.random() < 0.7:
+            ends = [Address(address) for address in OTHER_NODE.values()]
+            wanted = {prefix: chance.choice(ends) for prefix in TUNNELLED if chance.random() < 0.9}
+        self._kernel.apply_tunnels(wanted, self.rows.tunnels.keys() - wanted.keys())
+        self._machine.rows.put_tunnels(wanted)
+        self.rows.tunnels = wanted
+
     def _put_host(self, chance: Random, likely: float) -> None:
         """Have the node itself filtered, or not."""
         host = _some_host(chance) if chance.random() < likely else None
@@ -189,7 +210,7 @@ class Both:
         self.rows.policies[endpoint] = policy
 
     def _put_identities(self, chance: Random) -> None:
-        wanted = dict.fromkeys(NODE, _HOST)
+        wanted = dict.fromkeys(NODE, _HOST) | {node: _REMOTE_NODE for node in OTHERS if chance.random() < 0.85}
         wanted |= {prefix: chance.choice(FAR_IDENTITIES) for prefix in PREFIXES if chance.random() < 0.7}
         if chance.random() < 0.1:
             wanted[Prefix("192.0.2.2/32")] = _HOST

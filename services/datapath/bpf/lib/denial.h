@@ -70,6 +70,9 @@ static __always_inline bool denied_just_now(const struct __sk_buff *skb, const s
 	if (seen->from_ifindex != skb->ifindex || seen->ingress_ifindex != skb->ingress_ifindex ||
 	    seen->policy_port_be != p->policy_port_be || seen->origin != origin || seen->is_reply != v->is_reply)
 		return false;
+	/* who the source is a tunnel's packet says itself */
+	if (origin == ORIGIN_OVERLAY && seen->source_identity != p->tunnel_identity)
+		return false;
 	low = state_of(seen->low_endpoint);
 	high = state_of(seen->high_endpoint);
 	if (!low || !high || seen->epoch != config->address_epoch + low->epoch + high->epoch)

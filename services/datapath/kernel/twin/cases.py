@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from services.datapath.kernel.twin.flows import ELSEWHERE, HOST, STACK, Ends
+from services.datapath.kernel.twin.flows import BEYOND, ELSEWHERE, HOST, STACK, Ends
 from services.datapath.kernel.twin.frames import Packet
 from services.datapath.reports import EventKind
 
@@ -16,6 +16,8 @@ class Origin(IntEnum):
     POD = 0
     NETWORK = 1
     HOST = 2
+    OVERLAY = 3
+    """By a tunnel from another node."""
     UPLINK = 4
     """On its way out by an uplink, while the node itself is filtered."""
 
@@ -31,6 +33,16 @@ class Action(IntEnum):
     ANSWERED = 5
     REFUSED = 6
     """Dropped, and given to the stack so that it tells the sender why."""
+    TUNNEL = 7
+
+
+class Tunnel(NamedTuple):
+    """What a packet brings along, or takes with it, that travels between nodes."""
+
+    node: bytes
+    """The other one's address outside, packed."""
+    number: int
+    """Of the virtual network: who the source is."""
 
 
 class Met(NamedTuple):
@@ -42,6 +54,8 @@ class Met(NamedTuple):
     """For frames of the stack: by which device it received them; 0: it made them itself."""
     vlan: bool = False
     """The device has taken a VLAN tag off."""
+    tunnel: Tunnel | None = None
+    """By which it came, if it came by one."""
 
     @property
     def sent_here(self) -> bool:
@@ -53,7 +67,7 @@ class Met(NamedTuple):
         """Return where senders are whose packets are met here."""
         if self.origin is Origin.HOST:
             return STACK if self.ingress_ifindex else HOST
-        return ELSEWHERE
+        return BEYOND if self.origin is Origin.OVERLAY else ELSEWHERE
 
 
 class Fate(NamedTuple):
@@ -65,6 +79,7 @@ class Fate(NamedTuple):
     """To whom it went, if that is an endpoint."""
     frame: bytes = b""
     """As it left; empty when it was dropped and nobody is told."""
+    tunnel: Tunnel | None = None
 
 
 class Told(NamedTuple):

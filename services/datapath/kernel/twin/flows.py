@@ -16,8 +16,8 @@ Stamp = tuple[int, tuple[tuple[int, int], ...]]
 NEVER: Stamp = (-1, ())
 """Of what broken glass let through: the next packet is judged again."""
 
-ELSEWHERE, STACK, HOST = 0, 1, 3
-"""Where the far end of a flow is: on the network, behind this node's stack, this node itself."""
+ELSEWHERE, STACK, HOST, BEYOND = 0, 1, 3, 8
+"""Where the far end of a flow is: on the network, behind this node's stack, this node itself, behind a tunnel to another node."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Flow:
 
     __slots__ = (
         *("beginner", "by_glass", "closed_by", "endpoints", "established"),
-        *("far", "packets", "reset", "seen_s", "stamp"),
+        *("far", "identities", "packets", "reset", "seen_s", "stamp"),
     )
 
     def __init__(self, beginner: End) -> None:
@@ -50,6 +50,8 @@ class Flow:
         self.stamp: Stamp = (0, ())
         self.endpoints = 0, 0
         """The local endpoint at each end, the smaller end first; 0: none."""
+        self.identities = 0, 0
+        """Of whoever began it, and of the other, as it was judged."""
         self.by_glass = False
         """Its last packet passed by break-glass alone: the next one that does so is not told again."""
         self.far = ELSEWHERE

@@ -6,40 +6,32 @@ remembered, ways off the node that are kept), so that a difference which those w
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from fairlead.schema.identity import HOST as HOST_IDENTITY
+from fairlead.schema.identity import REMOTE_NODE
 from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.kernel.twin import answers, frames, node, parties, verdicts
 from services.datapath.kernel.twin.cases import Action, Case, Fate, Met, Origin, Route, Told
-from services.datapath.kernel.twin.flows import NEVER, STACK, Ends, Flow, FlowKey, Timeouts, ends_of, key_of
-from services.datapath.kernel.twin.frames import ETHERNET, RST, Fragments, Packet
+from services.datapath.kernel.twin.flows import BEYOND, NEVER, STACK, Flow, FlowKey, Timeouts, ends_of, key_of
+from services.datapath.kernel.twin.frames import RST, Fragments, Packet
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS
-from services.datapath.kernel.twin.rewrite import handed_to, one_hop_less, refusable
-from services.datapath.kernel.twin.rows import Rows
+from services.datapath.kernel.twin.ways import Ways
 from services.datapath.reports import DropReason, EventKind
 
 _DROP, _NEW, _AUDIT = EventKind.DROP, EventKind.NEW_FLOW, EventKind.AUDIT
-_NO_WAY = {Route.NONE: int(DropReason.FIB), Route.OWN_PREFIX: int(DropReason.UNKNOWN_TARGET)}
-_EXPIRED, _TOO_BIG = int(DropReason.TTL_EXCEEDED), int(DropReason.TOO_BIG)
 _UNKNOWN_L4 = int(DropReason.UNKNOWN_L4)
 _IP = frozenset((frames.IPV4_TYPE, frames.IPV6_TYPE))
 
 
-class Machine:
+class Machine(Ways):
     """One node's programs, with the rows they read."""
 
     def __init__(self, route: Callable[[bytes], Route], timeouts: Timeouts | None = None) -> None:
-        self.rows = Rows()
+        super().__init__(route)
         self.flows: dict[FlowKey, Flow] = {}
         self.fragments: Fragments = {}
-        self.told: list[Told] = []
-        self.counted: Counter[tuple[int, int]] = Counter()
-        """Packets by reason (0: forwarded) and direction."""
-        self.mtu_bytes = 1500
-        """Of the ways off the node."""
-        self._route, self._timeouts = route, timeouts or Timeouts()
+        self._timeouts = timeouts or Timeouts()
 
     def meet(self, frame: bytes, met: Met, now_s: float = 0.0) -> Fate:
         """Return what becomes of a frame that is met at this moment."""
@@ -47,16 +39,21 @@ class Machine:
             return self._from_pod(frame, met, now_s)
         if met.origin is Origin.UPLINK:
             return self._to_uplink(frame, met, now_s)
-        return self._to_pods(frame, met, now_s)
+        if met.origin is Origin.OVERLAY:
+            return self._from_overlay(frame, met, now_s)
+        fate = self._to_pods(frame, met, now_s)
+        if fate.action is Action.UNTOUCHED and met.origin is Origin.HOST:
+            return self._to_other_nodes(frame, met)
+        return fate
 
     def _from_pod(self, frame: bytes, met: Met, now_s: float) -> Fate:
         kind = frame[12:14]
         if met.vlan:
-            return self._drop_quietly(int(DropReason.VLAN))
+            return self._drop_quietly(int(DropReason.VLAN), EGRESS)
         if kind == frames.ARP_TYPE:
             return self._answer(answers.answer_arp(frame))
         if kind not in _IP:
-            return self._drop_quietly(int(DropReason.UNKNOWN_L3))
+            return self._drop_quietly(int(DropReason.UNKNOWN_L3), EGRESS)
         packet, reason = _read(frame, kind)
         if packet.family == 6 and not reason:
             answer = answers.answer_discovery(frame, packet)
@@ -100,11 +97,51 @@ class Machine:
             return untouched
         return self._handle(frame, packet, met, now_s)
 
+    def _from_overlay(self, frame: bytes, met: Met, now_s: float) -> Fate:
+        kind = frame[12:14]
+        if met.vlan:
+            return self._drop_quietly(int(DropReason.VLAN), INGRESS)
+        if kind not in _IP:
+            return self._drop_quietly(int(DropReason.UNKNOWN_L3), INGRESS)
+        packet, reason = _read(frame, kind)
+        reason = reason or self._refused_tunnel(met)
+        if reason:
+            return self._drop(Told(_DROP, reason, INGRESS))
+        endpoint = self.rows.receiver(packet.destination, from_stack=False)
+        identity = parties.tunnelled_identity(self.rows, packet, met)
+        if not endpoint:
+            return self._to_node(frame, packet, met, identity)
+        reason = frames.read_transport(frame, packet, self.fragments)
+        if reason and (endpoint != HOST_ENDPOINT or reason != _UNKNOWN_L4):
+            return self._drop(Told(_DROP, reason, INGRESS, endpoint, source_identity=identity))
+        fate = self._handle(frame, packet, met, now_s)
+        # not judged: what the node cannot do without
+        return self._to_node(frame, packet, met, identity, endpoint) if fate.action is Action.UNTOUCHED else fate
+
+    def _refused_tunnel(self, met: Met) -> int:
+        """Return why a tunnel's packet is not believed, or 0: only nodes that are known may say who somebody is."""
+        if met.tunnel is None:
+            return int(DropReason.NO_TUNNEL_KEY)
+        family = 4 if met.tunnel.node.startswith(frames.MAPPED) else 6
+        if self.rows.identities.exact(met.tunnel.node, family) != REMOTE_NODE:
+            return int(DropReason.UNKNOWN_SENDER)
+        return int(DropReason.INVALID_IDENTITY) if met.tunnel.number in {0, HOST_IDENTITY} else 0
+
+    def _to_other_nodes(self, frame: bytes, met: Met) -> Fate:
+        """Send what the stack sends to other nodes' pods into their tunnels; no flow is kept of it."""
+        untouched = Fate(Action.UNTOUCHED, frame=frame)
+        if frame[12:14] not in _IP:
+            return untouched
+        packet, reason = _read(frame, frame[12:14])
+        if reason:
+            return untouched
+        return self._stack_to_tunnel(frame, packet, met) or untouched
+
     def _answer(self, answer: bytes | int) -> Fate:
         if answer == answers.SILENTLY:
             return Fate(Action.DROPPED)
         if isinstance(answer, int):
-            return self._drop_quietly(answer)
+            return self._drop_quietly(answer, EGRESS)
         self.counted[0, EGRESS] += 1
         return Fate(Action.ANSWERED, frame=answer)
 
@@ -117,7 +154,7 @@ class Machine:
         if flow is not None:
             if not flow.alive(packet.protocol, self._timeouts, now_s) or flow.begins_anew(packet, ends.source):
                 flow = None
-            elif self._trusted(flow, ends, met):
+            elif self._trusted(flow, packet, met):
                 flow.account(packet, ends, now_s)
                 self._count_passed(met)
                 return self._deliver(Case(frame, packet, met, ends, *flow.seats(ends), flow.far))
@@ -128,11 +165,16 @@ class Machine:
             return self._drop(Told(_DROP, int(case), EGRESS if met.sent_here else INGRESS))
         return self._judge(case, key, flow, now_s)
 
-    def _trusted(self, flow: Flow, ends: Ends, met: Met) -> bool:
+    def _trusted(self, flow: Flow, packet: Packet, met: Met) -> bool:
         """Tell whether nothing has changed since the flow was allowed, and the packet comes from where the flow's packets come."""
         if flow.stamp != self.rows.stamp(*flow.endpoints):
             return False
+        ends = ends_of(packet)
         source, destination = flow.seats(ends)
+        if met.origin is Origin.OVERLAY:
+            # a node whose pod has become another says so before the address map does, or after it
+            known = flow.identities[ends.source != flow.beginner]
+            return not source and flow.far == BEYOND and known == parties.tunnelled_identity(self.rows, packet, met)
         if met.origin is Origin.POD:
             entry = self.rows.entry(source)
             return entry is not None and entry.ifindex == met.ifindex
@@ -140,7 +182,11 @@ class Machine:
             ours = source == HOST_ENDPOINT or flow.far == STACK
             return ours and not destination and bool(met.ingress_ifindex or not flow.far)
         from_node = met.origin is Origin.HOST and source == HOST_ENDPOINT
-        return (not source or from_node) and flow.far == met.far
+        if met.origin is Origin.HOST and flow.far == BEYOND:
+            return from_node and not met.ingress_ifindex
+        # what the node carries on for others, and sends away by an uplink, is a flow too, but not one of this door
+        for_nobody = met.origin is Origin.HOST and not destination
+        return (not source or from_node) and flow.far == met.far and not for_nobody
 
     def _judge(self, case: Case, key: FlowKey, flow: Flow | None, now_s: float) -> Fate:
         held = verdicts.held(self.rows, case)
@@ -185,55 +231,10 @@ class Machine:
         flow.sit(case.ends, case.source, case.destination)
         flow.stamp = NEVER if told.by_glass else self.rows.stamp(case.source, case.destination)
         flow.by_glass = told.by_glass
+        identities = case.source_identity, case.destination_identity
+        flow.identities = identities[::-1] if reply else identities
         flow.far = case.far
         flow.account(case.packet, case.ends, now_s)
-
-    # where it goes
-
-    def _deliver(self, case: Case) -> Fate:
-        frame, family, origin = case.frame, case.packet.family, case.met.origin
-        if origin is Origin.UPLINK or (origin is Origin.NETWORK and case.destination == HOST_ENDPOINT):
-            return Fate(Action.UNTOUCHED, frame=frame)  # it goes there already
-        if origin is Origin.POD and case.far & STACK:
-            return Fate(Action.STACK, frame=frame)
-        if case.destination:
-            if origin is not Origin.HOST:
-                frame = one_hop_less(frame, family)
-            if not frame:
-                return self._undelivered(case, _EXPIRED)
-            entry = self.rows.entries[case.destination]
-            return Fate(Action.ENDPOINT, endpoint=case.destination, frame=handed_to(frame, entry))
-        route = self._route(case.packet.destination)
-        reason = _NO_WAY.get(route, 0)
-        if route is Route.AWAY and len(frame) - ETHERNET > self.mtu_bytes:
-            reason = _TOO_BIG
-        shorter = one_hop_less(frame, family)
-        reason = reason or (0 if shorter else _EXPIRED)
-        return self._undelivered(case, reason) if reason else Fate(Action.NETWORK, frame=shorter)
-
-    def _undelivered(self, case: Case, reason: int) -> Fate:
-        from_pod = case.met.origin is Origin.POD
-        endpoint, direction = (case.source, EGRESS) if from_pod else (case.destination, INGRESS)
-        known = self.rows.identity_of(case.source), self.rows.identity_of(case.destination)
-        fate = self._drop(Told(_DROP, reason, direction, endpoint, 0, *known))
-        if reason not in {_TOO_BIG, _EXPIRED}:
-            return fate
-        told = refusable(case.frame, too_big=reason == _TOO_BIG, family=case.packet.family)
-        return fate._replace(action=Action.REFUSED, frame=told)
-
-    # what is said of it
-
-    def _count_passed(self, met: Met) -> None:
-        self.counted[0, EGRESS if met.sent_here else INGRESS] += 1
-
-    def _drop(self, told: Told) -> Fate:
-        self.counted[told.reason, told.direction] += 1
-        self.told.append(told)
-        return Fate(Action.DROPPED, told.reason)
-
-    def _drop_quietly(self, reason: int) -> Fate:
-        self.counted[reason, EGRESS] += 1
-        return Fate(Action.DROPPED, reason)
 
 
 def _read(frame: bytes, kind: bytes) -> tuple[Packet, int]:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from fairlead.schema.identity import HOST as HOST_IDENTITY
+from fairlead.schema.identity import REMOTE_NODE, WORLD
 from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.kernel.twin import node
 from services.datapath.kernel.twin.cases import Case, Met, Origin
-from services.datapath.kernel.twin.flows import ELSEWHERE, HOST, STACK, Flow, ends_of
+from services.datapath.kernel.twin.flows import BEYOND, ELSEWHERE, HOST, STACK, Flow, ends_of
 from services.datapath.kernel.twin.frames import Packet
 from services.datapath.kernel.twin.rows import Rows, sender_identity
 from services.datapath.reports import DropReason
 
+_VAGUE = frozenset((int(WORLD), int(REMOTE_NODE)))
 _SPOOFED = DropReason.INVALID_SOURCE
 
 
 def find(rows: Rows, frame: bytes, packet: Packet, met: Met, flow: Flow | None) -> Case | DropReason | None:
     """Return who both ends are, why the packet may not come from where it came, or None for one that is for others."""
     seats = _seats(rows, packet, met, flow)
-    far = _far_of_sent(rows, met, flow, *seats) if met.sent_here else _far_of_received(rows, packet, met, flow, *seats)
+    by_tunnel = (
+        met.origin is Origin.HOST
+        and seats == (HOST_ENDPOINT, 0)
+        and rows.tunnels.best(packet.destination, packet.family)
+    )
+    if by_tunnel:
+        far: int | DropReason | None = BEYOND
+    elif met.sent_here:
+        far = _far_of_sent(rows, packet, met, flow, *seats)
+    else:
+        far = _far_of_received(rows, packet, met, flow, *seats)
     if far is None or isinstance(far, DropReason):
         return far
     return _identify(rows, Case(frame, packet, met, ends_of(packet), *seats, far))
@@ -44,7 +56,9 @@ def _node_seat(rows: Rows, packet: Packet, flow: Flow | None) -> int:
     return HOST_ENDPOINT if for_node else 0
 
 
-def _far_of_sent(rows: Rows, met: Met, flow: Flow | None, source: int, destination: int) -> int | DropReason:
+def _far_of_sent(
+    rows: Rows, packet: Packet, met: Met, flow: Flow | None, source: int, destination: int
+) -> int | DropReason:
     """Return where the far end of a packet is that a pod sends, or that leaves by an uplink."""
     if met.origin is Origin.UPLINK:
         return ELSEWHERE if source else STACK
@@ -53,14 +67,14 @@ def _far_of_sent(rows: Rows, met: Met, flow: Flow | None, source: int, destinati
         return _SPOOFED
     if destination:
         return HOST if destination == HOST_ENDPOINT else ELSEWHERE
-    return flow.far & HOST if flow else ELSEWHERE
+    known = flow.far & HOST if flow else ELSEWHERE
+    return known or (BEYOND if rows.tunnels.best(packet.destination, packet.family) else ELSEWHERE)
 
 
 def _far_of_received(
     rows: Rows, packet: Packet, met: Met, flow: Flow | None, source: int, destination: int
 ) -> int | DropReason | None:
     """Return where a packet comes from that the network or the stack sends."""
-    del rows
     if not destination or (destination == HOST_ENDPOINT and node.is_essential(packet)):
         return None
     if source and (met.origin is not Origin.HOST or source != HOST_ENDPOINT):
@@ -70,7 +84,23 @@ def _far_of_received(
     # the network does not speak for this node
     if flow and flow.far == HOST and destination != HOST_ENDPOINT:
         return _SPOOFED
+    # nor for what other nodes have: that comes by their tunnels
+    if (
+        met.origin is Origin.NETWORK
+        and destination != HOST_ENDPOINT
+        and rows.tunnels.best(packet.source, packet.family)
+    ):
+        return _SPOOFED
     return met.far
+
+
+def tunnelled_identity(rows: Rows, packet: Packet, met: Met) -> int:
+    """Return who the sending node says the source is; what the number has no room for, the address tells."""
+    number = met.tunnel.number if met.tunnel else 0
+    if number not in _VAGUE:
+        return number
+    found = rows.identity_with(packet.source, packet.family)
+    return number if found in {HOST_IDENTITY, WORLD} else found
 
 
 def _identify(rows: Rows, case: Case) -> Case:
@@ -80,6 +110,8 @@ def _identify(rows: Rows, case: Case) -> Case:
         found = rows.identity_with(packet.source, packet.family)
         speaks_as_host = met.origin is Origin.UPLINK or (met.origin is Origin.HOST and far == HOST)
         source = int(HOST_IDENTITY) if speaks_as_host else sender_identity(found)
+        if met.origin is Origin.OVERLAY:
+            source = tunnelled_identity(rows, packet, met)
     if not case.destination:
         destination = int(HOST_IDENTITY)
         if far != HOST:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 
-from fairlead.address import Prefix
+from fairlead.address import Address, Prefix
 from fairlead.schema.identity import HOST, WORLD
 from services.datapath.failsafe import HOST_ENDPOINT, HostEntry
 from services.datapath.kernel.abi import pack_address
 from services.datapath.kernel.twin.flows import Stamp
 from services.datapath.kernel.twin.policy import Policy
+from services.datapath.kernel.twin.prefixes import PrefixTable
 from services.datapath.operations import EndpointEntry, PolicyKey, PolicyValue
-
-_ALL_BITS = 128
-_MAPPED_BITS = 96
 
 
 class Rows:
@@ -32,8 +30,8 @@ class Rows:
         self._own: frozenset[bytes] = frozenset()
         self.address_epoch = 0
         self.epochs: Counter[int] = Counter()
-        self.identities: dict[Prefix, int] = {}
-        self._identities: dict[tuple[int, int], dict[int, int]] = {}
+        self.identities: PrefixTable[int] = PrefixTable()
+        self.tunnels: PrefixTable[bytes] = PrefixTable()
 
     def show(
         self,
@@ -41,6 +39,7 @@ class Rows:
         policies: Mapping[int, Mapping[PolicyKey, PolicyValue]],
         identities: Mapping[Prefix, int],
         host: HostEntry | None = None,
+        tunnels: Mapping[Prefix, Address] | None = None,
     ) -> None:
         """Make these be the rows, and have judged anew what depends on those that are different."""
         for endpoint in self.entries.keys() - entries.keys():
@@ -52,10 +51,12 @@ class Rows:
             known, wanted = self.policies.get(endpoint), policies.get(endpoint, {})
             if known is None or known.given != wanted:
                 self.put_policy(endpoint, wanted)
-        if dict(identities) != self.identities:
+        if dict(identities) != self.identities.given:
             self.put_identities(identities)
         if host != self.host:
             self.put_host(host)
+        if {prefix: pack_address(node) for prefix, node in (tunnels or {}).items()} != self.tunnels.given:
+            self.put_tunnels(tunnels or {})
 
     def put_endpoint(self, entry: EndpointEntry) -> None:
         """Write an endpoint; addresses that another one had become its own."""
@@ -127,22 +128,18 @@ class Rows:
 
     def put_identities(self, identities: Mapping[Prefix, int]) -> None:
         """Make these prefixes, and no others, have identities; all flows are judged anew if that is a change."""
-        found: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
-        for prefix, identity in identities.items():
-            bits = prefix.length + (_MAPPED_BITS if prefix.family == 4 else 0)
-            number = int.from_bytes(pack_address(prefix.address), "big") >> _ALL_BITS - bits
-            found[int(prefix.family), bits][number] = identity
-        self._identities = dict(sorted(found.items(), reverse=True))
-        self.address_epoch += self.identities != dict(identities)
-        self.identities = dict(identities)
+        changed = self.identities.given != dict(identities)
+        self.identities = PrefixTable(identities)
+        self.address_epoch += changed
+
+    def put_tunnels(self, tunnels: Mapping[Prefix, Address]) -> None:
+        """Have other nodes, by their addresses outside, be behind these prefixes and no others; all flows are judged anew."""
+        self.tunnels = PrefixTable({prefix: pack_address(node) for prefix, node in tunnels.items()})
+        self.address_epoch += 1
 
     def identity_with(self, address: bytes, family: int) -> int:
         """Return who an address is that no local endpoint has; who is not known is the world."""
-        number = int.from_bytes(address, "big")
-        for (of_family, bits), known in self._identities.items():
-            if of_family == family and (identity := known.get(number >> _ALL_BITS - bits)):
-                return identity
-        return int(WORLD)
+        return self.identities.best(address, family) or int(WORLD)
 
     def is_glass_broken(self, endpoint: int, now_s: float) -> bool:
         """Tell whether what the endpoint's policy denies passes at this moment."""
