@@ -25,7 +25,7 @@ from fairlead.bus import Route, route
 from fairlead.bus_nats import NatsBus
 from fairlead.clock import SYSTEM, Clock
 from fairlead.config import CommonSettings, load
-from fairlead.credential import credential
+from fairlead.credential import credential, store_credential
 from fairlead.errors import InvalidInput
 from fairlead.kv import Kv
 from fairlead.schema.base import Empty
@@ -67,9 +67,12 @@ class App:
     def kv(self) -> Kv:
         """Return the store, made on first use; it connects by itself."""
         if self._kv is None:
-            from fairlead.kv_etcd import EtcdKv  # noqa: PLC0415 - node services never pay for gRPC
+            from fairlead.etcd_link import Tls  # noqa: PLC0415 - node services never pay for gRPC
+            from fairlead.kv_etcd import EtcdKv  # noqa: PLC0415
 
-            self._kv = EtcdKv(self.settings.etcd, timeout_s=self.settings.etcd_timeout_s)
+            files = store_credential(self.settings, self.service)
+            tls = Tls(*(Path(file) if file else None for file in files)) if any(files) else None
+            self._kv = EtcdKv(self.settings.etcd, timeout_s=self.settings.etcd_timeout_s, tls=tls)
         return self._kv
 
     async def __aenter__(self) -> App:

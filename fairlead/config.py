@@ -36,6 +36,11 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_authority: str = ""
     """File with the certificate of the authority that vouches for the server; empty: no TLS (on a node the leaf is on the loopback)."""
     etcd: str = "http://127.0.0.1:2379"
+    etcd_authority: str = ""
+    """File with the certificate of the authority that vouches for etcd; empty: the one beside our own seed, if certificates are there."""
+    etcd_certificate: str = ""
+    """File with our certificate for etcd, and `etcd_key` with its key; empty: the ones beside our seed, if they are there."""
+    etcd_key: str = ""
     etcd_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 3.0
     state_dir: str = "/var/lib/fairlead"
     """What must survive a restart; each service uses a folder of its own name in it."""

@@ -36,6 +36,30 @@ def credential(settings: CommonSettings, service: str) -> Credential:
     return found
 
 
+class StoreCredential(NamedTuple):
+    """Files with which a process uses etcd; empty: none."""
+
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+def store_credential(settings: CommonSettings, service: str) -> StoreCredential:
+    """Return the files that are named, else those beside our seed. Raises InvalidInput for a file that is missing or may not be read."""
+    found = StoreCredential(settings.etcd_authority, settings.etcd_certificate, settings.etcd_key)
+    if bool(found.certificate) != bool(found.key):
+        raise InvalidInput("`etcd_certificate`, `etcd_key`: one is of no use without the other: name both files")
+    seed = Path(credential(settings, service).seed_file or "none")
+    if not any(found) and seed.with_suffix(".crt").exists():
+        found = StoreCredential(
+            *(str(seed.with_name(name)) for name in ("authority.crt", f"{seed.stem}.crt", f"{seed.stem}.key"))
+        )
+    for option, path in zip(("etcd_authority", "etcd_certificate", "etcd_key"), found, strict=True):
+        if path and not os.access(path, os.R_OK):
+            raise InvalidInput(f"`{option}`: {path} is not there, or not for user {os.geteuid()} to read")
+    return found
+
+
 def _in_folder(folder: Path, settings: CommonSettings, service: str) -> Credential:
     own = f"{settings.node}.{service}.nk"
     for path in (folder / own, folder / "nodes" / settings.node / own):

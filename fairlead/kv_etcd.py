@@ -15,16 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-import grpc
 import grpc.aio
 
 from fairlead import etcd_messages as messages
 from fairlead.clock import SYSTEM, Clock
-from fairlead.errors import Conflict, Denied, FairleadError, InvalidInput, NotFound, Unavailable
+from fairlead.errors import Conflict, InvalidInput, Unavailable
+from fairlead.etcd_link import Link, Tls
 from fairlead.kv import Change, Check, Compacted, Delete, Item, Listing, Put
 
 from etcd3 import etcdrpc  # isort: skip - importable only after etcd_messages
@@ -37,53 +35,8 @@ PAGE_KEYS = 2000
 """Keys per page of a listing; a page is one gRPC message."""
 RETRY_S = 0.25
 """Pause before a broken watch is opened again; the channel's own back-off comes on top, at most a second."""
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # etcd counts pings that come faster than every 5 s as abuse, and without a call not at all
-    ("grpc.keepalive_time_ms", 6000),
-    ("grpc.keepalive_timeout_ms", 3000),
-    # without this gRPC waits a minute for the answer, whatever the line above says
-    ("grpc.http2.ping_timeout_ms", 3000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_http_proxy", 0),
-)
 _HAS_LEADER = (("hasleader", "true"),)
 """Makes a member that has lost its cluster end the watch, where it would otherwise stay silent."""
-_ERRORS: dict[grpc.StatusCode, type[FairleadError]] = {
-    grpc.StatusCode.OUT_OF_RANGE: Compacted,
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.PERMISSION_DENIED: Denied,
-    grpc.StatusCode.UNAUTHENTICATED: Denied,
-}
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Files in PEM form; `certificate` and `key` only where etcd wants to know its clients."""
-
-    authority: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-
-class _Link:
-    """One channel to one member and its stubs."""
-
-    def __init__(self, address: str, tls: Tls | None) -> None:
-        self.address = address
-        target = address.partition("://")[2] or address
-        if tls is None and not address.startswith("https://"):
-            self.channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        else:
-            self.channel = grpc.aio.secure_channel(target, _credentials(tls or Tls()), options=_OPTIONS)
-        self.kv = etcdrpc.KVStub(self.channel)
-        self.watches = etcdrpc.WatchStub(self.channel)
-        self.leases = etcdrpc.LeaseStub(self.channel)
 
 
 class EtcdKv:
@@ -94,7 +47,7 @@ class EtcdKv:
         self._timeout_s = timeout_s
         self._tls = tls
         self._clock = clock
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, Link] = {}
         self._current = 0
         self._watching: set[grpc.aio.StreamStreamCall[etcdrpc.WatchRequest, etcdrpc.WatchResponse]] = set()
         self._closed = False
@@ -209,41 +162,34 @@ class EtcdKv:
             await link.channel.close()
         self._links.clear()
 
-    def _link(self) -> _Link:
+    def _link(self) -> Link:
         """Return the channel in use, opened on first use."""
         if self._closed:
             raise Unavailable("the connection to etcd was closed by us")
         address = self._addresses[self._current % len(self._addresses)]
         if address not in self._links:
-            self._links[address] = _Link(address, self._tls)
+            self._links[address] = Link(address, self._tls)
         return self._links[address]
 
     async def _range(self, request: etcdrpc.RangeRequest) -> etcdrpc.RangeResponse:
         link = self._link()
         return await self._answer(link, link.kv.Range(request, timeout=self._timeout_s))
 
-    async def _answer(self, link: _Link, call: Awaitable[T]) -> T:
+    async def _answer(self, link: Link, call: Awaitable[T]) -> T:
         """Return what the call gives, its failure turned into ours; after a failure of the member the next one is used."""
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            kind = _ERRORS.get(error.code(), Unavailable)
-            if kind is Unavailable and link.address == self._addresses[self._current % len(self._addresses)]:
+            failed = link.failure(error)
+            if type(failed) is Unavailable and link.address == self._addresses[self._current % len(self._addresses)]:
                 self._current += 1
-            raise kind(f"etcd at {link.address}: {error.details() or error.code().name}") from error
+            raise failed from error
         except asyncio.InvalidStateError as error:  # the stream ended between two of our steps
             raise Unavailable(f"etcd at {link.address} ended the call") from error
         except asyncio.CancelledError as error:
             if _is_task_cancelled() or not self._closed:
                 raise
             raise Unavailable("the connection to etcd was closed by us") from error
-
-
-def _credentials(tls: Tls) -> grpc.ChannelCredentials:
-    authority, key, certificate = (
-        path.read_bytes() if path else None for path in (tls.authority, tls.key, tls.certificate)
-    )
-    return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
 def _is_task_cancelled() -> bool:

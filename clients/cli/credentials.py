@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from clients.cli import authority, rights, servers
+from clients.cli import authority, credentials_etcd, rights, servers
 from clients.cli.command import Subcommands, add, group, node_name
 from clients.cli.files import write_secret
 from clients.cli.keyring import Holder, Issued, Keyring, Kind, Register, finish, issue, rights_of, rotate
@@ -22,6 +22,7 @@ _FOLDER = "/etc/fairlead/credentials"
 _OPERATOR_MAY = ("workloads", "policies", f"{rights.OF_OWNER}compose")
 """What the first operator may state unless `init` is told otherwise; `compose` owns what `fairlead compose` states."""
 _RELOAD = "have the hub read its configuration again: `docker-compose kill -s HUP nats`, or SIGHUP to nats-server"
+_STORE = "have the store know too: `fairlead credentials etcd --url https://HUB:2379`"
 _RESTART = "restart the hub (`docker-compose restart nats`): a node that is connected outlives a mere reload"
 
 
@@ -43,6 +44,10 @@ def register(subcommands: Subcommands) -> None:
     rotating.add_argument("name")
     rotating.add_argument("--finish", action="store_true", help="the new keys are in use everywhere: drop the old ones")
     _command(commands, "list", _list, "show who has a credential", "list")
+    store = _command(
+        commands, "etcd", _etcd, "have the store ask who its users are", "etcd --url https://192.0.2.10:2379"
+    )
+    credentials_etcd.options(store)
     showing = _command(commands, "show", _show, "show what a credential may do", "show n1.datapath")
     showing.add_argument("name")
 
@@ -119,8 +124,9 @@ def _init(options: argparse.Namespace) -> Answer:
         made = _also(made, issue(made.register, f"{service}-1", Kind.SERVICE, now, service=service))
     made = _also(made, issue(made.register, "operator", Kind.OPERATOR, now, options.may or _OPERATOR_MAY))
     authority.make_authority(options.dir, now)
-    authority.make_server(options.dir, options.hub, now)
+    authority.make_server(options.dir, "hub", "Fairlead hub", options.hub, now)
     ring.save(made.register, made.seeds)
+    credentials_etcd.make_certificates(ring, made.register)
     return _written(options, ring, made.register, f"{options.dir}: authority, hub, identity-1, policy-1, operator")
 
 
@@ -192,10 +198,21 @@ def _written(
         config = servers.leaf_config(register, node.name, ring.seed_file(node).read_bytes(), place)
         write_secret(folder / "nats.conf", config.encode())
         write_secret(folder / "authority.crt", (options.dir / "authority.crt").read_bytes())
+    if credentials_etcd.has_certificates(options.dir):
+        credentials_etcd.make_certificates(ring, register)
+        next_step = f"{next_step}\n{_STORE}"
     ring.hand_over(register)
     return Answer(
         {"folder": str(options.dir), "holders": [one.name for one in register.holders]}, f"{said}\n{next_step}"
     )
+
+
+def _etcd(options: argparse.Namespace) -> Answer:
+    ring = Keyring(options.dir)
+    if not credentials_etcd.has_certificates(options.dir):
+        credentials_etcd.make_certificates(ring, ring.load())
+        ring.hand_over(ring.load())
+    return credentials_etcd.apply(options)
 
 
 def _list(options: argparse.Namespace) -> Answer:

@@ -4,7 +4,10 @@ The folder:
     register.json             who there is, with public keys; no secret in it
     authority.crt, .key       vouches for the hub
     hub/                      nats.conf, hub.crt, hub.key: for the hub
+    etcd/                     etcd.crt, etcd.key, authority.crt: for the store
+    etcd-root.crt, .key       may do everything in the store; stays where credentials are made
     nodes/<node>/             nats.conf, authority.crt and the seeds of the node's own services: for that node
+    <name>.crt, .key          beside the seeds of those who use the store: identity, policy and each node's ipam
     <name>.nk                 seeds of cluster services, other systems and operators
 """
 
@@ -203,13 +206,14 @@ class Keyring:
         if not register.user:
             return
         nodes = [self.node_folder(one.name) for one in register.holders if one.kind is Kind.NODE]
-        replicas = [self.seed_file(one) for one in register.holders if one.kind is Kind.SERVICE and not one.node]
-        theirs = [self.folder / "authority.crt", *(self.folder / "hub").iterdir(), *replicas]
-        theirs += [
-            folder / name for folder in nodes for name in (f"{folder.name}.ipam.nk", "nats.conf", "authority.crt")
-        ]
+        replicas = [one for one in register.holders if one.kind is Kind.SERVICE and not one.node]
+        servers = [folder for folder in (self.folder / "hub", self.folder / "etcd") if folder.is_dir()]
+        theirs = [self.folder / "authority.crt", *(path for folder in servers for path in folder.iterdir())]
+        theirs += [path for one in replicas for path in self.folder.glob(f"{one.name}.*")]
+        theirs += [path for folder in nodes for path in folder.glob(f"{folder.name}.ipam.*")]
+        theirs += [folder / name for folder in nodes for name in ("nats.conf", "authority.crt")]
         try:
-            for folder in (self.folder, self.folder / "hub", *nodes, *(folder.parent for folder in nodes)):
+            for folder in (self.folder, *servers, *nodes, *(folder.parent for folder in nodes)):
                 folder.chmod(0o755)
             for path in theirs:
                 os.chown(path, register.user, register.user)
@@ -221,6 +225,10 @@ class Keyring:
         place = self.node_folder(holder.node or holder.name) if holder.node or holder.kind is Kind.NODE else self.folder
         return place / f"{holder.name}.nk"
 
+    def certificate(self, holder: Holder) -> Path:
+        """Return where the certificate is with which a holder uses the store; its key is beside it."""
+        return self.seed_file(holder).with_suffix(".crt")
+
     def node_folder(self, node: str) -> Path:
         """Return what is for one node."""
         return self.folder / "nodes" / node
@@ -228,4 +236,9 @@ class Keyring:
     def forget(self, holders: Iterable[Holder]) -> None:
         """Remove seeds that mean nothing any more."""
         for holder in holders:
-            self.seed_file(holder).unlink(missing_ok=True)
+            for path in (
+                self.seed_file(holder),
+                self.certificate(holder),
+                self.certificate(holder).with_suffix(".key"),
+            ):
+                path.unlink(missing_ok=True)

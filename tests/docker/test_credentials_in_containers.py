@@ -9,7 +9,9 @@ import pytest
 
 from clients.cli.__main__ import main
 from fairlead.bus_nats import NatsBus
-from fairlead.errors import FairleadError
+from fairlead.errors import Denied, FairleadError, Unavailable
+from fairlead.etcd_link import Tls
+from fairlead.kv_etcd import EtcdKv
 from fairlead.schema.base import Empty
 from fairlead.schema.datapath import EndpointState
 from fairlead.schema.health import HEALTH
@@ -20,6 +22,13 @@ from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible, until
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 FOLDER = "/etc/fairlead/credentials"
 """Where containers find what stands in the machine's own folder."""
+
+
+STORE = "https://127.0.0.1:2379"
+
+
+def folder_of(machine: Composed) -> tuple[str, str]:
+    return "--dir", str(machine.folder / "config" / "credentials")
 
 
 def prepare(machine: Composed) -> None:
@@ -36,6 +45,7 @@ def prepare(machine: Composed) -> None:
 def machine() -> Iterator[Composed]:
     skip_unless_possible(images.why_not())
     with composed(images.images(), prepare) as made:
+        assert main(["credentials", "etcd", *folder_of(made), "--url", STORE]) == 0
         made.engine.run("network", "create", *NETWORK_OPTIONS, "-o", "fairlead.isolation=on", "fl")
         yield made
 
@@ -97,8 +107,22 @@ def test_a_compose_file_with_its_policies(machine: Composed, capsys: pytest.Capt
     assert capsys.readouterr().out.count("removed") == 6
 
 
+async def test_the_store_hears_nobody_without_a_certificate(machine: Composed) -> None:
+    folder = machine.folder / "config" / "credentials"
+    who = [folder / "nodes" / "n1" / f"n1.ipam.{kind}" for kind in ("crt", "key")]
+    for tls, key, error in (
+        (None, "fairlead/claims/", Unavailable),
+        (Tls(folder / "authority.crt"), "fairlead/claims/", Unavailable),
+        (Tls(folder / "authority.crt", *who), "fairlead/policies/", Denied),
+    ):
+        kv = EtcdKv(STORE.replace("https", "http" if tls is None else "https"), tls=tls)
+        with pytest.raises(error):
+            await kv.list(key)
+        await kv.close()
+
+
 def test_everything_comes_back_with_its_credential(machine: Composed) -> None:
-    for service in ("leaf", "nats", "policy", "docker"):
+    for service in ("leaf", "nats", "etcd", "policy", "docker"):
         machine.crash(service)
     machine.well()
     machine.container("later", "--label", "fairlead.egress.allow=dns")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.lab.processes import ROOT
 DOMAIN = "hub"
 OPERATOR, OTHER_SYSTEM, SABOTEUR = "operator", "other-system", "saboteur"
 _NATS = 4222
+_STORE_S = 30.0
 
 
 class Credentials:
@@ -33,9 +35,33 @@ class Credentials:
         lines[place + 1] = lines[place + 1].split(", permissions")[0] + " }"
         self.hub_config.write_text("\n".join(lines) + "\n")
 
-    def _command(self, *words: str) -> None:
+    def give_rights(self, etcd: str, inside: Sequence[str]) -> None:
+        """Have the store ask everybody who they are, as soon as it answers. Raises CalledProcessError when it does not."""
+        deadline = time.monotonic() + _STORE_S
+        while True:
+            try:
+                return self._command("etcd", "--url", etcd, inside=inside)
+            except subprocess.CalledProcessError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def _command(self, *words: str, inside: Sequence[str] = ()) -> None:
         command = [sys.executable, "-m", "clients.cli", "credentials", words[0], "--dir", str(self._folder), *words[1:]]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*inside, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    def of_store(self) -> dict[str, str]:
+        """Return the files with which the store knows us, by etcd's own names of options."""
+        root = self._folder / "etcd-root"
+        return {"cacert": f"{self._folder / 'authority.crt'}", "cert": f"{root}.crt", "key": f"{root}.key"}
+
+    def store_options(self) -> dict[str, str]:
+        """Return the options with which the store asks its clients for certificates."""
+        files = {"cert-file": "etcd.crt", "key-file": "etcd.key", "trusted-ca-file": "authority.crt"}
+        return {
+            **{option: str(self._folder / "etcd" / file) for option, file in files.items()},
+            "client-cert-auth": "true",
+        }
 
     @property
     def hub_config(self) -> Path:

@@ -106,9 +106,11 @@ class Lab:
         self.routes_before = {node.name: network.main_routes(self.topology, node.name) for node in self.topology.nodes}
 
     def start_all(self) -> None:
-        """Start every process at once: each waits for what it lacks."""
+        """Start every process at once: each waits for what it lacks. The store is told who may do what."""
         for spec in self.programs.all():
             self.start(spec)
+        control = network.inside(self.topology.path("ctl"))
+        self.programs.credentials.give_rights(self.programs.etcd_url, control)
 
     def start(self, spec: Spec) -> Process:
         """Start one more process; it ends with the lab."""
@@ -158,6 +160,11 @@ class Lab:
     async def run(self, place: str, *command: str, text: str = "", timeout_s: float = _COMMAND_S) -> Done:
         """Run a command in a namespace of the lab, to its end."""
         return await execute(network.inside(self.topology.path(place), *command), text, timeout_s)
+
+    async def etcdctl(self, *words: str) -> Done:
+        """Run etcdctl as a person does who may do everything."""
+        files = [f"ETCDCTL_{name.upper()}={file}" for name, file in self.programs.credentials.of_store().items()]
+        return await self.run("ctl", "env", "ETCDCTL_API=3", *files, "etcdctl", *words)
 
     async def fairlead(self, place: str, *arguments: str, text: str = "") -> Done:
         """Run the command line tool on a machine of the lab."""

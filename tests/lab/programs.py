@@ -53,7 +53,7 @@ class Programs:
     @property
     def etcd_url(self) -> str:
         """Return where etcd answers."""
-        return f"http://{self._topology.control}:{_ETCD}"
+        return f"https://{self._topology.control}:{_ETCD}"
 
     @property
     def traces_url(self) -> str:
@@ -62,7 +62,7 @@ class Programs:
 
     def etcd(self) -> Spec:
         """Return the store. A short election: it is alone."""
-        urls = f"{self.etcd_url},http://127.0.0.1:{_ETCD}"
+        urls = f"{self.etcd_url},https://127.0.0.1:{_ETCD}"
         options = {
             "name": "ctl",
             "data-dir": str(self._folder / "ctl" / "etcd"),
@@ -75,6 +75,7 @@ class Programs:
             "election-timeout": "250",
             "logger": "zap",
             "log-level": "warn",
+            **self.credentials.store_options(),
         }
         return Spec("ctl/etcd", ("etcd", *(f"--{name}={value}" for name, value in options.items())))
 

@@ -28,16 +28,19 @@ def free_port() -> int:
 class EtcdServer:
     """One etcd process with a data folder that outlives it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, credentials: Path | None = None) -> None:
         self.directory = directory
+        self.credentials = credentials
+        """The folder that `fairlead credentials` made: then it asks its clients who they are."""
         self.client_port = free_port()
         self._peer_port = free_port()
+        self._health_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Return what clients connect to."""
-        return f"http://127.0.0.1:{self.client_port}"
+        return f"{'https' if self.credentials else 'http'}://127.0.0.1:{self.client_port}"
 
     def start(self) -> None:
         """Start the process, and return when it answers."""
@@ -45,6 +48,11 @@ class EtcdServer:
         command = ["etcd", "--name=t", f"--data-dir={self.directory}", f"--initial-cluster=t={peer}"]
         command += [f"--listen-client-urls={self.url}", f"--advertise-client-urls={self.url}"]
         command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", "--logger=zap"]
+        command += [f"--listen-metrics-urls=http://127.0.0.1:{self._health_port}"]
+        if self.credentials:
+            files = {"cert-file": "etcd.crt", "key-file": "etcd.key", "trusted-ca-file": "authority.crt"}
+            command += [f"--{option}={self.credentials / 'etcd' / file}" for option, file in files.items()]
+            command += ["--client-cert-auth", "--enable-grpc-gateway=false"]
         log = self.directory.with_suffix(".log").open("ab")
         self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
@@ -55,7 +63,7 @@ class EtcdServer:
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", self.client_port, timeout=1)
+            connection = http.client.HTTPConnection("127.0.0.1", self._health_port, timeout=1)
             connection.request("GET", "/health")
             return b"true" in connection.getresponse().read()
         return False
@@ -84,6 +92,9 @@ class EtcdServer:
     def ctl(self, *arguments: str) -> str:
         """Run etcdctl as an operator would, and return what it prints."""
         command = ["etcdctl", f"--endpoints={self.url}", *arguments]
+        if self.credentials:
+            root = self.credentials / "etcd-root"
+            command += [f"--cacert={self.credentials / 'authority.crt'}", f"--cert={root}.crt", f"--key={root}.key"]
         return subprocess.run(command, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}, check=True, capture_output=True, text=True).stdout  # fmt: skip
 
 

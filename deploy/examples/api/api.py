@@ -16,7 +16,11 @@ def visit() -> dict[str, object]:
     """Count one visit in both stores; return the numbers."""
     cached = redis.Redis("redis", socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S).incr("visits")
     database = psycopg2.connect(
-        host="postgres", user="app", dbname="postgres", password=os.environ["POSTGRES_PASSWORD"], connect_timeout=_PATIENCE_S
+        host="postgres",
+        user="app",
+        dbname="postgres",
+        password=os.environ["POSTGRES_PASSWORD"],
+        connect_timeout=_PATIENCE_S,
     )
     with database, database.cursor() as rows:
         rows.execute("CREATE TABLE IF NOT EXISTS visits (at timestamptz DEFAULT now())")

@@ -76,6 +76,6 @@ async def _etcdctl(story: Story) -> None:
 
 
 async def _etcd(story: Story, *words: str) -> Done:
-    done = await story.lab.run("ctl", "env", "ETCDCTL_API=3", "etcdctl", *words)
+    done = await story.lab.etcdctl(*words)
     story.report.note(f"etcdctl {' '.join(words)}: {done.said}")
     return done

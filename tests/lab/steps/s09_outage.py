@@ -117,8 +117,7 @@ async def _converged(story: Story) -> None:
     came = ("employee-4", "visitor-1")
 
     async def stored() -> list[str]:
-        list_keys = ("etcdctl", "get", "--prefix", "--keys-only", "cilium/state/ip/v1/")
-        keys = (await lab.run("ctl", "env", "ETCDCTL_API=3", *list_keys)).out
+        keys = (await lab.etcdctl("get", "--prefix", "--keys-only", "cilium/state/ip/v1/")).out
         return [name for name in came if lab.address(name) in keys]
 
     # with tunnels between nodes employee-4 is let in before anybody has heard of its address: its node says who it is

@@ -78,10 +78,13 @@ def test_files_are_given_to_who_needs_them_without_being_root(tmp_path: Path) ->
     assert run(made, "issue", "node", "n1") == 0
     assert run(made, "rotate", "n1") == 0
     theirs = {path.name for path in made.rglob("*") if path.is_file() and path.stat().st_uid == user}
-    needed = {"authority.crt", "nats.conf", "hub.crt", "hub.key", "identity-1.nk", "policy-1.nk", "n1.ipam.nk"}
+    needed = {"authority.crt", "nats.conf", "hub.crt", "hub.key", "etcd.crt", "etcd.key"}
+    needed |= {f"{name}.{kind}" for name in ("identity-1", "policy-1", "n1.ipam") for kind in ("nk", "crt", "key")}
     assert needed <= theirs
     if os.getuid() == 0:
         assert theirs == needed
+        copies = [path for path in made.rglob("etcd.*") if path.stat().st_uid == user]
+        assert {path.parent.name for path in copies} == {"etcd"}
     assert stat.S_IMODE((made / "nodes/n1").stat().st_mode) == 0o755
     assert {stat.S_IMODE(path.stat().st_mode) for path in made.rglob("*.nk")} == {0o600}
 
@@ -100,7 +103,7 @@ def test_a_broken_register_is_told(folder: Path, capsys: pytest.CaptureFixture[s
 def test_secrets_are_readable_for_their_owner_only_and_not_in_the_register(folder: Path) -> None:
     assert run(folder, "issue", "node", "n1") == 0
     secrets = [*folder.rglob("*.nk"), *folder.rglob("*.key"), *folder.rglob("nats.conf")]
-    assert len(secrets) == 3 + 6 + 3 + 2
+    assert len(secrets) == 3 + 6 + 3 + 2 + len(("etcd", "etcd/etcd", "etcd-root", "identity-1", "policy-1", "n1.ipam"))
     assert [path for path in secrets if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
     register = (folder / "register.json").read_text()
     assert [path for path in folder.rglob("*.nk") if path.read_text() in register] == []
