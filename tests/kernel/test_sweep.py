@@ -47,6 +47,14 @@ def test_clock_is_that_of_the_programs(rig: Rig, pod: TestRun) -> None:
 
 
 @families
+def test_the_end_of_a_silent_flow_tells_the_flags_of_both_directions(rig: Rig, pod: TestRun, family: int) -> None:
+    assert send(rig, pod, tcp(1000, 80, SYN), family) == REDIRECT
+    assert send(rig, pod, tcp(80, 1000, SYN | ACK), family, sender=2) == REDIRECT
+    age(rig, 20_000)
+    assert [event.tcp_flags for event in sweep(rig)[2]] == [(SYN, SYN | ACK)]
+
+
+@families
 def test_silent_flow_goes_after_its_time_and_half_a_minute_and_is_told(rig: Rig, pod: TestRun, family: int) -> None:
     assert send(rig, pod, udp(1000, 53), family) == REDIRECT
     assert send(rig, pod, udp(53, 1000), family, sender=2) == REDIRECT

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -21,11 +21,12 @@ from services.datapath.kernel import glass, netlink
 from services.datapath.kernel.fake import FakeKernel
 from services.datapath.kernel.fake_world import FakeWorld
 from services.datapath.kernel.linux import LinuxKernel
-from services.datapath.kernel.testrun import OK, SHOT, TestRun
+from services.datapath.kernel.testrun import SHOT, TestRun
 from services.datapath.kernel.twin.cases import Action, Met, Origin, Tunnel
 from services.datapath.operations import Kernel
 from services.datapath.overlay import Overlay
 from services.datapath.reports import EventKind
+from tests.support.roads import add_uplink, way_of
 from tests.support.tunnelled import Tunnelled
 
 TCP = 6
@@ -45,6 +46,8 @@ class Bench(Protocol):
     kernel: Kernel
     taken: Tunnel | None
     """By which tunnel the last frame that was met left; known of nodes with tunnels."""
+    left: bytes
+    """That frame, as it left."""
 
     def namespace(self, name: str) -> str:
         """Return the path of a namespace, made on first use."""
@@ -82,6 +85,7 @@ class FakeBench:
     def __init__(self) -> None:
         self.kernel: Kernel = FakeKernel(FakeWorld(namespaces=set()))
         self.taken: Tunnel | None = None
+        self.left = b""
 
     def namespace(self, name: str) -> str:
         path = f"/run/netns/{name}"
@@ -111,7 +115,7 @@ class FakeBench:
         if endpoint:
             met = Met(Origin.POD, kernel.plugged()[endpoint].ifindex)
         fate = kernel.meet(frame, met)
-        self.taken = fate.tunnel
+        self.taken, self.left = fate.tunnel, fate.frame
         return fate[:2]
 
     def break_glass(self, rows: dict[int, int]) -> None:
@@ -137,8 +141,9 @@ class _Threaded:
 class LinuxBench:
     """This machine's kernel, seen from a network namespace that stands for a node."""
 
-    def __init__(self, tunnels: Overlay | None = None) -> None:
+    def __init__(self, tunnels: Overlay | None = None, uplink: Mapping[str, str] | None = None) -> None:
         self.taken: Tunnel | None = None
+        self.left = b""
         self._overlay, self._tunnelled = tunnels, cast("Tunnelled | None", None)
         self._prefix = f"fk{os.getpid()}-{next(_COUNTER)}"
         self._pins = Path("/sys/fs/bpf") / self._prefix
@@ -146,6 +151,9 @@ class LinuxBench:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="node")
         node = self.namespace("node")
         subprocess.run(["nsenter", f"--net={node}", "ip", "link", "set", "lo", "up"], check=True)
+        if uplink:
+            add_uplink(node, uplink)
+        self._uplinks = ("up0",) if uplink else ()
         self._entered = contextlib.ExitStack()
         self._run(self._enter, node)
         self.kernel: Kernel = self._make()
@@ -157,7 +165,7 @@ class LinuxBench:
         self._entered.enter_context(netlink.inside(node))
 
     def _make(self) -> Kernel:
-        self._linux = LinuxKernel(self._pins, (), None, self._overlay)
+        self._linux = LinuxKernel(self._pins, self._uplinks, None, self._overlay)
         return cast("Kernel", _Threaded(self._linux, self._run))
 
     def namespace(self, name: str) -> str:
@@ -226,12 +234,13 @@ class LinuxBench:
         if met.origin is Origin.POD:
             met = met._replace(ifindex=plugged[met.ifindex].ifindex)
         action, packet = self._run_program(frame, met)
+        self.left = packet
         reason = next((event.reason for event in self._linux.events(0) if event.kind is EventKind.DROP), 0)
         if action == SHOT or reason:
             return Action.DROPPED if action == SHOT else Action.REFUSED, reason
         if self.taken is not None:
             return Action.TUNNEL, 0
-        return _way(frame, action, packet, [link.pod_mac + link.host_mac for link in plugged.values()]), 0
+        return way_of(frame, action, packet, [link.pod_mac + link.host_mac for link in plugged.values()]), 0
 
     def break_glass(self, rows: dict[int, int]) -> None:
         with glass.pinned(self._pins) as table:
@@ -253,17 +262,6 @@ class LinuxBench:
             subprocess.run(["ip", "netns", "delete", Path(path).name], check=True)
 
 
-def _way(frame: bytes, action: int, packet: bytes, pods: list[bytes]) -> Action:
-    """Return where a packet goes that passes, by what it looks like."""
-    if action == OK:
-        return Action.UNTOUCHED
-    if packet[:6] == frame[6:12]:
-        return Action.ANSWERED
-    if packet == frame:
-        return Action.STACK
-    return Action.ENDPOINT if packet[:12] in pods else Action.NETWORK
-
-
 def missing() -> str:
     """Return why the real kernel cannot be tried here; empty when it can."""
     if os.geteuid() != 0:
@@ -274,14 +272,14 @@ def missing() -> str:
 KINDS = ("fake", pytest.param("linux", marks=pytest.mark.kernel))
 
 
-def bench(kind: str, tunnels: Overlay | None = None) -> Iterator[Bench]:
-    """Yield a bench of that kind, its node with tunnels to others or without; the body of a fixture."""
+def bench(kind: str, tunnels: Overlay | None = None, uplink: Mapping[str, str] | None = None) -> Iterator[Bench]:
+    """Yield a bench of that kind; the body of a fixture. Its node may have tunnels to others, and an uplink (address to gateway)."""
     if kind == "fake":
         yield FakeBench()
         return
     if reason := missing():
         pytest.skip(f"real kernel: {reason}")
-    made = LinuxBench(tunnels)
+    made = LinuxBench(tunnels, uplink)
     try:
         yield made
     finally:

@@ -255,9 +255,7 @@ class FakeKernel(FakeFlows, FakeRoutes):
 
     def meet(self, frame: bytes, met: Met, now_s: float = 0.0) -> Fate:
         """Say what becomes of a frame, and remember its flow, as the programs would; what tests changed by hand counts too."""
-        machine, world = self.world.machine, self.world
-        machine.rows.show(world.entries, world.policies, world.addresses, world.host, world.tunnels)
-        machine.rows.glass = {number: until / 1e9 for number, until in world.glass.items()}
+        world, machine = self.world, self.world.current_machine()
         fate = machine.meet(frame, met, now_s)
         world.packets_by_fate.update(machine.counted)
         machine.counted.clear()

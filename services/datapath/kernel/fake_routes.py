@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from fairlead.address import Address, Prefix
 from services.datapath.addressmaps import AddressDrift
+from services.datapath.kernel.abi import unpack_address
+from services.datapath.kernel.twin.machine import Machine
 from services.datapath.outside import Masquerade, MasqueradedFlow
 
 
@@ -20,6 +22,8 @@ class FakeWays:
     log: list[str] = field(default_factory=list)
     """The operations that changed something, oldest first."""
     masquerade: Masquerade = field(default_factory=Masquerade)
+    machine: Machine = field(init=False)
+    """The programs, with the flows that they remember."""
 
 
 class FakeRoutes:
@@ -36,7 +40,7 @@ class FakeRoutes:
         self.world.prefixes = tuple(sorted(set(prefixes)))
 
     def set_masquerade(self, wanted: Masquerade) -> None:
-        """Remember what leaves as the node's; no packet of this kernel has an outside."""
+        """Remember what leaves as the node's, and as which of its stated addresses."""
         self._enter("set_masquerade")
         self.world.masquerade = wanted
 
@@ -45,8 +49,18 @@ class FakeRoutes:
         return self.world.masquerade
 
     def masqueraded(self) -> list[MasqueradedFlow]:
-        """Return nothing: packets leave no flows here."""
-        return []
+        """Return the outer ends that packets of this kernel have been given."""
+        rows = self.world.machine.outside.rows.items()
+        return sorted(
+            MasqueradedFlow(
+                key.protocol,
+                *(unpack_address(pod[0]), pod[1]),
+                *(unpack_address(key.own[0]), key.own[1]),
+                *(unpack_address(key.remote[0]), key.remote[1]),
+                idle_s=0.0,
+            )
+            for key, pod in rows
+        )
 
     def tunnels(self) -> dict[Prefix, Address]:
         """Return prefix to the node that has it."""

@@ -62,11 +62,18 @@ class FakeWorld(FakeWays, FakeTable):
     capacity: int = POLICY_MAP_CAPACITY
     faults: dict[tuple[str, int], str] = field(default_factory=dict)
     """Operation and endpoint (0 for calls without one) to the error it raises."""
-    machine: Machine = field(init=False)
-    """The programs, with the flows that they remember."""
 
     def __post_init__(self) -> None:
         self.machine = Machine(self._route)
+
+    def current_machine(self) -> Machine:
+        """Return the programs with the rows of this moment; what tests changed by hand counts too."""
+        machine = self.machine
+        machine.rows.show(self.entries, self.policies, self.addresses, self.host, self.tunnels)
+        if machine.outside.given != self.masquerade:
+            machine.outside.put(self.masquerade)
+        machine.rows.glass = {number: until / 1e9 for number, until in self.glass.items()}
+        return machine
 
     def _route(self, destination: bytes) -> Route:
         address = unpack_address(destination)

@@ -107,7 +107,7 @@ def _end_of(key: bytes, value: bytes, silent_s: float) -> Event:
     low, high, low_port, high_port, protocol = abi.FLOW_KEY.unpack(key)
     fields = abi.FLOW.unpack(value)
     low_endpoint, high_endpoint, flags, source_identity, destination_identity = fields[2:7]
-    packets, sizes, tcp_flags = fields[8:10], fields[10:12], fields[16:18]
+    packets, sizes, tcp_flags = fields[8:10], fields[10:12], fields[15:17]
     ends = [(low, low_port, low_endpoint), (high, high_port, high_endpoint)]
     source, destination = ends if flags & _LOW_BEGAN else reversed(ends)
     return Event(

@@ -17,12 +17,12 @@ from services.datapath.kernel.maps import jiffies_per_second
 from services.datapath.kernel.testrun import OK, REDIRECT, SHOT, Volley
 from services.datapath.kernel.tuning import Tuning
 from services.datapath.kernel.twin.cases import Action, Fate, Met, Origin, Told, Tunnel
-from services.datapath.kernel.twin.flows import End, FlowKey
+from services.datapath.kernel.twin.flows import FlowKey
 from services.datapath.kernel.twin.machine import Machine
 from services.datapath.operations import EndpointEntry
 from services.datapath.overlay import Overlay
 from services.datapath.reports import EventKind
-from tests.fuzz.packets.frames import Frames
+from tests.fuzz.packets.frames import IPV4, Frames
 from tests.fuzz.packets.places import OTHER_NODE, Doors, Roads, places
 from tests.fuzz.packets.rows import Both
 from tests.kernel.rig import FAR, NODE, Rig, new_rig, pod_address, run
@@ -44,6 +44,8 @@ PROGRAMS = {
     Origin.HOST: "from_host",
     Origin.UPLINK: "to_uplink",
 }
+_NAT_PORT = 17
+"""Among the fields of a flow; its address outside comes next."""
 _OVERLAY = Overlay("vxlan", tuple(Address(address) for address in NODE.values()))
 _RESULTS = {Action.DROPPED: SHOT, Action.UNTOUCHED: OK}
 _OF_FLOWS = {EventKind.CLOSED, EventKind.LASTING}
@@ -71,6 +73,7 @@ class Duel:
         self._rig, self._seed = rig, seed
         uplink = socket.if_nametoindex("up0")
         self._machine = Machine(Roads())
+        self._machine.outside.choose = self._port_outside
         entries = {endpoint: rig.entry(endpoint) for endpoint in rig.plugged}
         third = EndpointEntry(3, uplink, 1003, b"\x02\0\0\1\0\3", b"\x02\0\0\2\0\3", _addresses(3), held=False)
         self._both = Both(rig.kernel, self._machine, entries | {3: third})
@@ -102,7 +105,9 @@ class Duel:
         for at in range(packets):
             if at in changes:
                 self._grow_older(chance.choice(_AGES_S)) if chance.random() < 0.2 else self._both.change(chance)
-            self._one(frames.next(), chance.random(), f"episode {number}, packet {at}")
+            fate = self._one(frames.next(), chance.random(), f"episode {number}, packet {at}")
+            if fate and fate.action is Action.NETWORK:
+                frames.hear(fate.frame)
         self._compare_reports(f"episode {number}")
         self._compare_flows(f"episode {number}")
 
@@ -115,7 +120,8 @@ class Duel:
         for flow in self._machine.flows.values():
             flow.seen_s -= age_s
 
-    def _one(self, frame: bytes, luck: float, name: str) -> None:
+    def _one(self, frame: bytes, luck: float, name: str) -> Fate | None:
+        """Have both judge one frame; return what became of it, or None if test-run refuses it."""
         met = self._doors.met(frame, luck)
         volley = self._volleys[met.origin]
         volley.met_at(met.ifindex, met.ingress_ifindex)
@@ -124,17 +130,28 @@ class Duel:
         outcome = volley.run(frame)
         if outcome is None:
             self.score.refused += 1
-            return
+            return None
         fate = self._machine.meet(frame, met)
         self.score.packets += 1
-        self.score.fates[_name(fate)] += 1
+        self.score.fates[_name(frame, fate)] += 1
         same_way = volley is self._plain.get(met.origin) or self._way(met) == fate.tunnel
         expected = _RESULTS.get(fate.action, REDIRECT)
         if outcome[0] == expected and same_way and (not fate.frame or outcome[1] == fate.frame):
-            return
+            return fate
         self.score.let_through += fate.action in {Action.DROPPED, Action.REFUSED}
         twin = f"twin {fate.action.name} {fate.reason} {fate.tunnel} {fate.frame.hex()}"
         self._disagree(name, f"{met} {frame.hex()}: {twin}, kernel {outcome[0]} {self._way(met)} {outcome[1].hex()}")
+        return fate
+
+    def _port_outside(self, key: FlowKey) -> int:
+        """Return the port that the programs have given a flow: any that is free will do, if the twin finds it free too."""
+        low, high, protocol = key
+        for one, other in ((low, high), (high, low)):
+            ends = one[0], other[0], one[1].to_bytes(2, "big"), other[1].to_bytes(2, "big")
+            value = self._rig.kernel._tables.maps["conntrack"].get(abi.FLOW_KEY.pack(*ends, protocol))
+            if value is not None:
+                return int.from_bytes(abi.FLOW.unpack(value)[_NAT_PORT], "big")
+        return 0
 
     def _way(self, met: Met) -> Tunnel | None:
         """Return the tunnel that the last packet left by; none leaves from where packets of tunnels come."""
@@ -171,14 +188,14 @@ class Duel:
     def _compare_flows(self, name: str) -> None:
         kernel = dict(_flow(key, value) for key, value in self._rig.flows().items())
         flows = self._machine.flows.items()
-        twin = {key: (flow.beginner, *flow.packets, flow.far) for key, flow in flows}
+        twin = {key: (flow.beginner, *flow.packets, flow.far, flow.masqueraded, flow.outer) for key, flow in flows}
         self.score.flows += len(twin)
         for key in kernel.keys() | twin.keys():
             if kernel.get(key) != twin.get(key):
                 self._disagree(name, f"flow {key}: kernel {kernel.get(key)}, twin {twin.get(key)}")
 
     def _forget(self) -> None:
-        for name in ("conntrack", "fragments"):
+        for name in ("conntrack", "fragments", "masquerade"):
             table = self._rig.kernel._tables.maps[name]
             table.delete_all(table.items())
         self._rig.take_events()
@@ -186,20 +203,27 @@ class Duel:
         machine = self._machine
         machine.flows.clear()
         machine.fragments.clear()
+        machine.outside.rows.clear()
         machine.told.clear()
         machine.counted.clear()
 
 
-def _flow(key: bytes, value: bytes) -> tuple[FlowKey, tuple[End, int, int, int]]:
-    """Return a row of the flow table as the twin would have it: key; who began, packets forward and back, where the far end is."""
+def _flow(key: bytes, value: bytes) -> tuple[FlowKey, tuple[object, ...]]:
+    """Return a row of the flow table as the twin would have it: key; who began, packets both ways, where the far end is, the outer end."""
     low, high, low_port, high_port, protocol = abi.FLOW_KEY.unpack(key)
     flow = abi.FLOW.unpack(value)
     ends = (low, int.from_bytes(low_port, "big")), (high, int.from_bytes(high_port, "big"))
-    return (min(ends), max(ends), protocol), (ends[flow[4] & 1 ^ 1], flow[8], flow[9], flow[4] >> 4 & 0xB)
+    outer = (flow[_NAT_PORT + 1], int.from_bytes(flow[_NAT_PORT], "big")) if any(flow[_NAT_PORT]) else None
+    seen = flow[8], flow[9], flow[4] >> 4 & 0xB, bool(flow[4] & 64), outer
+    return (min(ends), max(ends), protocol), (ends[flow[4] & 1 ^ 1], *seen)
 
 
-def _name(fate: Fate) -> str:
-    return f"dropped {fate.reason}" if fate.reason or fate.action is Action.DROPPED else fate.action.name.lower()
+def _name(frame: bytes, fate: Fate) -> str:
+    if fate.reason or fate.action is Action.DROPPED:
+        return f"dropped {fate.reason}"
+    ends = slice(26, 34) if frame[12:14] == IPV4 else slice(22, 54)
+    changed = fate.action in {Action.NETWORK, Action.ENDPOINT} and fate.frame[ends] != frame[ends]
+    return fate.action.name.lower() + ("_as_the_node" if changed else "")
 
 
 def _without_direction(counted: dict[tuple[int, int], int]) -> Counter[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -16,6 +17,8 @@ PORTS = (80, 81, 443, 1000, 1001, 1002, 8, 0, 65535, 4095, 4096)
 FRAGMENTS_V4 = (0x2000, 0x2000, 1, 2, 0x2001, 185, 0x20B9, 0x1FFF, 0x4000, 0x8000)
 FRAGMENTS_V6 = (1, 1, 8, 9, 16, 1480, 0, 2, 6, 0xFFF8)
 EXTENSIONS = (0, 43, 44, 51, 60)
+OUTER_PORTS = 996, 1003
+"""That masquerade gives: few, and some of them are pods' own."""
 LONGEST = 1800
 DHCP_PORTS = ((67, 68), (546, 547), (67, 67), (68, 546))
 GROUPS = {
@@ -44,6 +47,7 @@ class Places:
 
     pods: Mapping[int, Sequence[bytes]]
     others: Mapping[int, Sequence[bytes]]
+    node: Mapping[int, bytes]
 
 
 def transport(talk: Talk, chance: Random, *, reply: bool = False) -> bytes:
@@ -100,13 +104,25 @@ class Frames:
     def __init__(self, chance: Random, places: Places) -> None:
         self._chance, self._places = chance, places
         self.talks: list[Talk] = []
+        self._heard: deque[Talk] = deque(maxlen=8)
         self._serial = chance.randrange(1 << 24)
         self._kinds: tuple[Callable[[], bytes], ...] = (
             *(self._talk_on,) * 9,
             *(self._begin,) * 5,
             *(self._fragment, self._error, self._optioned, self._odd, self._foreign, self._chatter, self._of_link),
+            *(self._from_world,) * 3,
             *(self._mutated,) * 3,
         )
+
+    def hear(self, frame: bytes) -> None:
+        """Let the world know of a frame that has left as the node's, so that it can answer."""
+        family = 4 if frame[12:14] == IPV4 else 6
+        ends, at, protocol = (frame[26:34], 34, frame[23]) if family == 4 else (frame[22:54], 54, frame[20])
+        half = len(ends) // 2
+        a_port, b_port = struct.unpack_from(">HH", frame, at) if len(frame) >= at + 8 else (0, 0)
+        if protocol in {ICMP, ICMP6}:
+            a_port, b_port = int.from_bytes(frame[at + 4 : at + 6], "big"), 0
+        self._heard.append(Talk(family, protocol, ends[:half], ends[half:], a_port, b_port))
 
     def next(self) -> bytes:
         self._serial += 1
@@ -149,6 +165,8 @@ class Frames:
         chance, quoted = self._chance, self._chance.choice(self.talks) if self.talks else self._some_talk()
         if chance.random() < 0.3:
             quoted = quoted.turned()
+        elif chance.random() < 0.2:
+            quoted = self._seen_outside(quoted)
         inner = framed(quoted, transport(quoted, chance))[14:]
         protocol, kinds = (ICMP, (3, 11, 12, 4, 5)) if quoted.family == 4 else (ICMP6, (1, 2, 3, 4, 5, 137))
         for _ in range(chance.choice((0, 0, 0, 1, 3))):
@@ -162,6 +180,29 @@ class Frames:
         sender = quoted.b if chance.random() < 0.5 else self._address(quoted.family, 0.5)
         message = struct.pack(">BBHI", chance.choice(kinds), chance.randrange(5), 0, 1400) + inner
         return framed(Talk(quoted.family, protocol, sender, quoted.a, 0, 0), message)
+
+    def _seen_outside(self, talk: Talk) -> Talk:
+        """Return what the world may see of a talk: the node in the place of the pod, at the port that it has or another."""
+        first, last = OUTER_PORTS
+        keeps = first <= talk.a_port <= last and self._chance.random() < 0.8
+        kept = talk.a_port if keeps else self._chance.randint(first, last)
+        return talk._replace(a=self._places.node[talk.family], a_port=kept)
+
+    def _from_world(self) -> bytes:
+        """Answer what leaves as the node's, also in fragments, or send an error about it."""
+        chance = self._chance
+        known = chance.choice(self.talks) if self.talks else self._some_talk()
+        talk = chance.choice(self._heard) if self._heard and chance.random() < 0.8 else self._seen_outside(known)
+        if chance.random() < 0.25:
+            inner = framed(talk, transport(talk, chance))[14:]
+            protocol, kind = (ICMP, 3) if talk.family == 4 else (ICMP6, 1)
+            message = struct.pack(">BBHI", kind, 4, chance.randrange(65536), 1400) + inner
+            return framed(Talk(talk.family, protocol, self._address(talk.family, 0.1), talk.a, 0, 0), message)
+        body = transport(talk.turned(), chance, reply=True)
+        if talk.family == 4 and chance.random() < 0.1:
+            fragment = chance.choice(FRAGMENTS_V4)
+            return framed(talk.turned(), body, fragment=fragment, ident=chance.randrange(4))
+        return framed(talk.turned(), body, ttl=chance.choice((64, 64, 64, 1)))
 
     def _optioned(self) -> bytes:
         chance, talk = self._chance, self._chance.choice(self.talks) if self.talks else self._some_talk()

@@ -12,6 +12,8 @@ from tests.fuzz.packets.frames import IPV4, IPV6, Places
 from tests.kernel.rig import FAR, NODE, pod_address
 
 _OWN = tuple(Prefix(text) for text in ("10.7.0.0/24", "fd07::/64"))
+_LINK = tuple(Prefix(text) for text in ("192.0.2.0/24", "2001:db8::/64"))
+"""Whose neighbours are not known, but for those that are written into the node's table."""
 _NOT_FORWARDED = ("127.0.0.0/8", "192.0.2.1/32", "192.0.2.255/32", "::1/128", "2001:db8::1/128")
 OTHER_NODE = {4: "192.0.2.3", 6: "2001:db8::3"}
 """Whose pods are behind tunnels, where there are any."""
@@ -51,7 +53,9 @@ _OTHERS = {
 
 def routes() -> dict[Prefix, Route]:
     """Return what the node of the rig does with destinations that it does not send away."""
-    return dict.fromkeys(map(Prefix, _NOT_FORWARDED), Route.NONE) | dict.fromkeys(_OWN, Route.OWN_PREFIX)
+    known = dict.fromkeys((Address(text).prefix for text in (*FAR.values(), *OTHER_NODE.values())), Route.AWAY)
+    found = dict.fromkeys(map(Prefix, _NOT_FORWARDED), Route.NONE) | dict.fromkeys(_OWN, Route.OWN_PREFIX)
+    return found | known | dict.fromkeys(_LINK, Route.UNMEASURED)
 
 
 class Roads:
@@ -73,8 +77,9 @@ class Roads:
 def places() -> Places:
     pods = {family: [Address(pod_address(n, family)).packed for n in (1, 2, 3)] for family in (4, 6)}
     kinds = {4: socket.AF_INET, 6: socket.AF_INET6}
+    node = {family: Address(address).packed for family, address in NODE.items()}
     return Places(
-        pods, {family: [socket.inet_pton(kinds[family], text) for text in _OTHERS[family]] for family in kinds}
+        pods, {family: [socket.inet_pton(kinds[family], text) for text in _OTHERS[family]] for family in kinds}, node
     )
 
 

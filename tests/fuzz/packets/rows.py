@@ -8,12 +8,14 @@ import time
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from fairlead.address import Address, Prefix
+from fairlead.address import Address, Family, Prefix
 from services.datapath.failsafe import HOST_ENDPOINT, FailsafePort, HostEntry
 from services.datapath.kernel import abi
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.kernel.twin.machine import Machine
 from services.datapath.operations import EndpointEntry, PolicyKey, PolicyValue
+from services.datapath.outside import Masquerade
+from tests.fuzz.packets.frames import OUTER_PORTS
 from tests.fuzz.packets.places import OTHER_NODE
 from tests.kernel.rig import NODE as NODE_ADDRESSES
 
@@ -117,6 +119,7 @@ class Both:
             self._put_policy(endpoint, some_policy(chance))
         self._put_identities(chance)
         self._put_tunnels(chance)
+        self._put_outside(chance)
         self._put_host(chance, 0.6)
         table = self._kernel._tables.maps["break_glass"]
         table.delete_all(table.items())
@@ -125,7 +128,7 @@ class Both:
     def change(self, chance: Random) -> None:
         """Change one thing."""
         if chance.random() < 0.25:
-            self._put_tunnels(chance) if chance.random() < 0.25 else self._change_host(chance)
+            chance.choice((self._put_tunnels, self._put_outside, *(self._change_host,) * 4))(chance)
             return
         endpoint = chance.choice(sorted(self._begun))
         entry = self.rows.entries.get(endpoint) or self._begun[endpoint]
@@ -163,6 +166,15 @@ class Both:
             self._put_policy(HOST_ENDPOINT, some_policy(chance))
         else:
             self._put_host(chance, 0.8)
+
+    def _put_outside(self, chance: Random) -> None:
+        """Masquerade in both families, in one or in none; few ports, so that they run out."""
+        families = frozenset(family for family in Family if chance.random() < 0.6)
+        excluded = frozenset(prefix for prefix in PREFIXES if chance.random() < 0.2)
+        own = tuple(Address(address) for address in NODE_ADDRESSES.values())
+        wanted = Masquerade(families, *OUTER_PORTS, excluded, own)
+        self._kernel.set_masquerade(wanted)
+        self._machine.outside.put(wanted)
 
     def _put_tunnels(self, chance: Random) -> None:
         """Have another node behind tunnels, at one of its addresses, with all of its prefixes or fewer; or none."""

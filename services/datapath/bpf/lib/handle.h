@@ -25,7 +25,8 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 		return false;
 	if (origin == ORIGIN_POD) {
 		/* the outer end is looked after on the slow way */
-		if (flow->flags & FLOW_MASQUERADED && bpf_jiffies64() >= flow->hop_until)
+		if ((flow->flags & (FLOW_MASQUERADED | FLOW_FAR)) == FLOW_MASQUERADED &&
+		    bpf_jiffies64() >= flow->hop_until)
 			return false;
 		return who->source_endpoint && who->source->ifindex == skb->ifindex;
 	}
@@ -114,8 +115,12 @@ static __always_inline int handle_judged(struct __sk_buff *skb, struct packet *p
 		tell(skb, p, v, news);
 		/* what leaves the node keeps its way, and its outer end, in the flow that was just written */
 		flow = origin == ORIGIN_POD && !who->destination_endpoint ? conntrack.lookup(key) : 0;
-		if (origin == ORIGIN_POD && (who->far_flags | (flow ? flow->flags : 0)) & FLOW_MASQUERADED) {
-			v->reason = flow ? find_outer_end(skb, p, config, flow) : DROP_NO_MAPPING;
+		if (origin == ORIGIN_POD && !(who->far_flags & FLOW_FAR) &&
+		    (who->far_flags | (flow ? flow->flags : 0)) & FLOW_MASQUERADED) {
+			/* a packet that begins no flow, or finds one that is over, leaves only as it did before */
+			v->reason = DROP_NO_MAPPING;
+			if (flow && flow->flags & FLOW_MASQUERADED)
+				v->reason = find_outer_end(skb, p, config, flow);
 			if (READ_ONCE(v->reason))
 				return drop(skb, p, v);
 		}

@@ -195,7 +195,12 @@ static __always_inline int record(struct __sk_buff *skb, struct packet *p, struc
 
 	news->of_packet = READ_ONCE(news->reason) ? EVENT_AUDIT : 0;
 	if (flow) {
+		__u32 told = FLOW_MASQUERADED | FLOW_AUDITED;
+
 		if (v->by_glass && flow->flags & FLOW_BY_GLASS)
+			news->of_packet = 0;
+		/* only its way was to be asked for anew */
+		if ((flow->flags & told) == told && flow->epoch == who->epoch)
 			news->of_packet = 0;
 		stamp(flow, who, v, from_low, v->is_reply, news);
 		news->of_flow = touch_flow(flow, p, from_low, skb->len, config);

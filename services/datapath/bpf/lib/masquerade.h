@@ -183,6 +183,8 @@ static __always_inline int masquerade_error(struct __sk_buff *skb, const struct 
 	struct end outer = {.address = flow->nat_address, .port_be = flow->nat_port_be};
 	struct change change = {.from = &inner, .to = &outer, .source = true};
 
+	if (!outer.port_be)
+		return DROP_NO_MAPPING;
 	return rewrite_error(skb, p, quoted, &change);
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from services.datapath.kernel.twin.flows import BEYOND, ELSEWHERE, HOST, STACK, Ends
+from services.datapath.kernel.twin.flows import BEYOND, ELSEWHERE, HOST, STACK, Ends, Flow
 from services.datapath.kernel.twin.frames import Packet
 from services.datapath.reports import EventKind
 
@@ -102,6 +102,8 @@ class Route(IntEnum):
     AWAY = 0
     NONE = 1
     OWN_PREFIX = 2
+    UNMEASURED = 3
+    """Away, but how large a packet may be is not known while the neighbour is not."""
 
 
 class Case(NamedTuple):
@@ -117,6 +119,10 @@ class Case(NamedTuple):
     far: int
     source_identity: int = 0
     destination_identity: int = 0
+    flow: Flow | None = None
+    """The one that the packet belongs to, where it leaves the node."""
+    masquerade: bool = False
+    """It would begin a flow that leaves as the node's."""
 
     def told(self, kind: EventKind, reason: int, direction: int, endpoint: int, provenance: int = 0) -> Told:
         """Return a report about the packet."""

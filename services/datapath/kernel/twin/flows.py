@@ -42,7 +42,7 @@ class Flow:
 
     __slots__ = (
         *("beginner", "by_glass", "closed_by", "endpoints", "established"),
-        *("far", "identities", "packets", "reset", "seen_s", "stamp"),
+        *("audited", "far", "identities", "masqueraded", "outer", "packets", "reset", "seen_s", "stamp"),
     )
 
     def __init__(self, beginner: End) -> None:
@@ -54,6 +54,11 @@ class Flow:
         """Of whoever began it, and of the other, as it was judged."""
         self.by_glass = False
         """Its last packet passed by break-glass alone: the next one that does so is not told again."""
+        self.audited = False
+        """A policy that is only audited denies it."""
+        self.masqueraded = False
+        self.outer: End | None = None
+        """What the world sees of whoever began it, if it is masqueraded and has found a way."""
         self.far = ELSEWHERE
         self.seen_s = 0.0
         self.established = self.reset = False

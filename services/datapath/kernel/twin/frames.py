@@ -41,6 +41,7 @@ class Packet:
         "family",
         "fragment",
         "fragment_id",
+        "outer_port",
         "policy_port",
         "ports",
         "protocol",
@@ -58,6 +59,8 @@ class Packet:
         self.policy_port = 0
         self.error = False
         """An ICMP error, which quotes another packet."""
+        self.outer_port = 0
+        """Of the node, to which the packet came before masquerade led it to a pod."""
         self.unrecorded = False
         """May pass, but begins no flow."""
 
@@ -129,8 +132,8 @@ def _read_fragment_header(frame: bytes, at: int, packet: Packet) -> int:
     return offset
 
 
-def read_transport(frame: bytes, packet: Packet, fragments: Fragments) -> int:
-    """Read ports and flags; remember them of a first fragment, recall them for a later one. Returns 0 or a drop reason."""
+def read_transport(frame: bytes, packet: Packet, fragments: Fragments, *, record: bool = True) -> int:
+    """Read ports and flags; remember (`record`) them of a first fragment, recall them for a later one. Returns 0 or a drop reason."""
     protocol, at = packet.protocol, packet.transport
     icmp = protocol == (ICMP if packet.family == 4 else ICMPV6)
     if not icmp and protocol not in {TCP, UDP, SCTP}:
@@ -148,9 +151,14 @@ def read_transport(frame: bytes, packet: Packet, fragments: Fragments) -> int:
     else:
         packet.ports = frame[at] << 8 | frame[at + 1], frame[at + 2] << 8 | frame[at + 3]
         packet.policy_port = packet.ports[1]
-    if packet.fragment == FIRST:
-        fragments[_datagram(packet)] = (*packet.ports, packet.policy_port)
+    if packet.fragment == FIRST and record:
+        remember(packet, fragments)
     return 0
+
+
+def remember(packet: Packet, fragments: Fragments) -> None:
+    """Leave the ports of a first fragment to the later ones."""
+    fragments[_datagram(packet)] = (*packet.ports, packet.policy_port)
 
 
 def read_icmp(packet: Packet, kind: int, ident: int) -> None:
@@ -197,6 +205,7 @@ def read_quoted(frame: bytes, error: Packet) -> Packet | None:
         at += 40
     if len(frame) < at + 8:
         return None
+    quoted.transport = at
     if quoted.protocol == (ICMP if error.family == 4 else ICMPV6):
         read_icmp(quoted, frame[at], frame[at + 4] << 8 | frame[at + 5])
         return None if quoted.error else quoted

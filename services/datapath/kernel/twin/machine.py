@@ -15,12 +15,14 @@ from services.datapath.kernel.twin import answers, frames, node, parties, verdic
 from services.datapath.kernel.twin.cases import Action, Case, Fate, Met, Origin, Route, Told
 from services.datapath.kernel.twin.flows import BEYOND, NEVER, STACK, Flow, FlowKey, Timeouts, ends_of, key_of
 from services.datapath.kernel.twin.frames import RST, Fragments, Packet
+from services.datapath.kernel.twin.outside import Outside, error_outside
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS
 from services.datapath.kernel.twin.ways import Ways
 from services.datapath.reports import DropReason, EventKind
 
 _DROP, _NEW, _AUDIT = EventKind.DROP, EventKind.NEW_FLOW, EventKind.AUDIT
 _UNKNOWN_L4 = int(DropReason.UNKNOWN_L4)
+_NO_MAPPING, _NO_MASQUERADE = int(DropReason.NO_MAPPING), int(DropReason.NO_MASQUERADE)
 _IP = frozenset((frames.IPV4_TYPE, frames.IPV6_TYPE))
 
 
@@ -32,6 +34,7 @@ class Machine(Ways):
         self.flows: dict[FlowKey, Flow] = {}
         self.fragments: Fragments = {}
         self._timeouts = timeouts or Timeouts()
+        self.outside = Outside(self.flows, self._timeouts)
 
     def meet(self, frame: bytes, met: Met, now_s: float = 0.0) -> Fate:
         """Return what becomes of a frame that is met at this moment."""
@@ -69,15 +72,24 @@ class Machine(Ways):
         if kind not in _IP or (met.vlan and met.origin is Origin.NETWORK):
             return untouched
         packet, reason = _read(frame, kind)
-        endpoint = self.rows.receiver(packet.destination, from_stack=met.origin is Origin.HOST)
+        masquerades = met.origin is Origin.NETWORK and self.outside.does(packet.family)
+        from_stack = met.origin is Origin.HOST
         # fragments leave traces, and malformed packets are reported, for our own only
-        if (reason or packet.fragment) and not endpoint:
+        foreign = bool(reason or packet.fragment) and not self.rows.receiver(packet.destination, from_stack=from_stack)
+        if foreign and (reason or not masquerades):
             return untouched
-        reason = reason or frames.read_transport(frame, packet, self.fragments)
+        reason = reason or frames.read_transport(frame, packet, self.fragments, record=not foreign)
+        if not reason and masquerades:
+            frame = self.outside.lead_in(frame, packet, self.fragments)
+        if foreign and not packet.outer_port:
+            return untouched
+        endpoint = self.rows.receiver(packet.destination, from_stack=from_stack)
         # the node speaks more protocols than pods may: policy judges them without ports
-        if not reason or (endpoint == HOST_ENDPOINT and reason == _UNKNOWN_L4):
-            return self._handle(frame, packet, met, now_s)
-        return self._drop(Told(_DROP, reason, INGRESS, endpoint)) if endpoint else untouched
+        if reason and (endpoint != HOST_ENDPOINT or reason != _UNKNOWN_L4):
+            return self._drop(Told(_DROP, reason, INGRESS, endpoint)) if endpoint else untouched
+        fate = self._handle(frame, packet, met, now_s)
+        # whose pod is gone: the stack must not hear what was sent to an outer end
+        return Fate(Action.DROPPED) if packet.outer_port and fate.action is Action.UNTOUCHED else fate
 
     def _to_uplink(self, frame: bytes, met: Met, now_s: float) -> Fate:
         kind, untouched = frame[12:14], Fate(Action.UNTOUCHED, frame=frame)
@@ -88,7 +100,7 @@ class Machine(Ways):
         if node.is_multicast(packet) or (forwarded and not self.rows.is_own(packet.source)):
             return untouched
         reason = reason or frames.read_transport(frame, packet, self.fragments)
-        if reason and forwarded:
+        if forwarded and (reason or self.outside.leads(packet)):
             return untouched
         if reason and reason != _UNKNOWN_L4:
             return self._drop(Told(_DROP, reason, EGRESS, HOST_ENDPOINT, 0, int(HOST_IDENTITY)))
@@ -157,7 +169,9 @@ class Machine(Ways):
             elif self._trusted(flow, packet, met):
                 flow.account(packet, ends, now_s)
                 self._count_passed(met)
-                return self._deliver(Case(frame, packet, met, ends, *flow.seats(ends), flow.far))
+                return self._deliver(Case(frame, packet, met, ends, *flow.seats(ends), flow.far, flow=flow))
+        if packet.outer_port and not packet.error and (flow is None or _outer_port(flow) != packet.outer_port):
+            return self._drop(Told(_DROP, _NO_MAPPING, INGRESS))  # only a pod's next packet can begin the flow anew
         case = parties.find(self.rows, frame, packet, met, flow)
         if case is None:
             return Fate(Action.UNTOUCHED, frame=frame)
@@ -177,7 +191,8 @@ class Machine(Ways):
             return not source and flow.far == BEYOND and known == parties.tunnelled_identity(self.rows, packet, met)
         if met.origin is Origin.POD:
             entry = self.rows.entry(source)
-            return entry is not None and entry.ifindex == met.ifindex
+            found_way = not flow.masqueraded or flow.far or flow.outer
+            return entry is not None and entry.ifindex == met.ifindex and bool(found_way)
         if met.origin is Origin.UPLINK:
             ours = source == HOST_ENDPOINT or flow.far == STACK
             return ours and not destination and bool(met.ingress_ifindex or not flow.far)
@@ -186,39 +201,73 @@ class Machine(Ways):
             return from_node and not met.ingress_ifindex
         # what the node carries on for others, and sends away by an uplink, is a flow too, but not one of this door
         for_nobody = met.origin is Origin.HOST and not destination
-        return (not source or from_node) and flow.far == met.far and not for_nobody
+        same_end = met.origin is not Origin.NETWORK or packet.outer_port == _outer_port(flow)
+        return (not source or from_node) and flow.far == met.far and same_end and not for_nobody
 
     def _judge(self, case: Case, key: FlowKey, flow: Flow | None, now_s: float) -> Fate:
         held = verdicts.held(self.rows, case)
         if held is not None:
             return self._drop(held)
-        if case.packet.error and self._related(case, now_s):
-            self._count_passed(case.met)
-            return self._deliver(case)
+        if case.packet.error and (related := self._related(case, now_s)):
+            return self._deliver_error(case, related)
         reply = case.met.origin is Origin.UPLINK and node.answers(case.packet)
         if flow is not None:
             reply = flow.beginner != case.ends.source
-        told = verdicts.judge(self.rows, case, now_s, reply=reply)
+        away = case.met.origin is Origin.POD and not case.destination
+        if away and not flow and not case.far:
+            case = case._replace(masquerade=self.outside.shall(case.packet, case.destination_identity))
+        told, last = verdicts.judge(self.rows, case, now_s, reply=reply)
+        if told.kind is not _DROP and case.masquerade and not self.outside.can(case.packet):
+            told = last._replace(kind=_DROP, reason=_NO_MASQUERADE, by_glass=False)
         if told.kind is _DROP:
             if flow is not None:
                 flow.by_glass = False
             return self._drop(told)
-        known = flow is not None and flow.by_glass and told.by_glass
+        known = flow is not None and self._is_told(flow, case, told)
         self._record(case, key, flow, told, now_s, reply=reply)
         if told.kind is _AUDIT and not known:
             self.told.append(told)
+        case = case._replace(flow=self.flows.get(key) if away else None)
+        reason = self._map(case, now_s)
+        if reason:
+            return self._drop(told._replace(kind=_DROP, reason=reason, by_glass=False))
         self._count_passed(case.met)
         return self._deliver(case)
 
-    def _related(self, case: Case, now_s: float) -> bool:
-        """Tell whether an ICMP error quotes a packet that its receiver sent in a flow which is allowed now."""
+    def _is_told(self, flow: Flow, case: Case, told: Told) -> bool:
+        """Tell whether it has been told already that a flow passes only because of audit, or of broken glass."""
+        same = flow.audited and flow.masqueraded and flow.stamp == self.rows.stamp(case.source, case.destination)
+        return same or (flow.by_glass and told.by_glass)
+
+    def _map(self, case: Case, now_s: float) -> int:
+        """Have an outer end for a packet that leaves as the node's; return 0 or why there is none."""
+        flow = case.flow
+        if case.far or not (case.masquerade or (flow and flow.masqueraded)):
+            return 0
+        if flow is None or not flow.masqueraded:
+            return _NO_MAPPING
+        reason = self._no_way(case.packet.destination)
+        return reason or (0 if self.outside.map_flow(case.packet, case.ends, flow, now_s) else _NO_MAPPING)
+
+    def _deliver_error(self, case: Case, related: Flow) -> Fate:
+        """Let an error pass about a packet of an allowed flow; what a pod says of a masqueraded one speaks of the outer end."""
+        if case.met.origin is Origin.POD and related.masqueraded:
+            frame = error_outside(case.frame, case.packet, related)
+            if not frame:
+                return self._drop(case.told(_DROP, _NO_MAPPING, INGRESS, case.destination))
+            case = case._replace(frame=frame)
+        self._count_passed(case.met)
+        return self._deliver(case)
+
+    def _related(self, case: Case, now_s: float) -> Flow | None:
+        """Return the flow which is allowed now and of which an ICMP error quotes a packet that its receiver sent."""
         quoted = frames.read_quoted(case.frame, case.packet)
         if quoted is None or quoted.source != case.packet.destination:
-            return False
+            return None
         flow = self.flows.get(key_of(ends_of(quoted), quoted.protocol))
         if flow is None or not flow.alive(quoted.protocol, self._timeouts, now_s):
-            return False
-        return flow.stamp == self.rows.stamp(*flow.endpoints)
+            return None
+        return flow if flow.stamp == self.rows.stamp(*flow.endpoints) else None
 
     def _record(self, case: Case, key: FlowKey, flow: Flow | None, told: Told, now_s: float, *, reply: bool) -> None:
         """Stamp the flow that the packet belongs to, or begin one."""
@@ -226,15 +275,20 @@ class Machine(Ways):
             if case.packet.unrecorded or case.packet.tcp_flags & RST:
                 return
             flow = self.flows[key] = Flow(case.ends.destination if reply else case.ends.source)
+            flow.masqueraded = case.masquerade
             if told.kind is _NEW:
                 self.told.append(told)
         flow.sit(case.ends, case.source, case.destination)
         flow.stamp = NEVER if told.by_glass else self.rows.stamp(case.source, case.destination)
-        flow.by_glass = told.by_glass
+        flow.by_glass, flow.audited = told.by_glass, told.kind is _AUDIT
         identities = case.source_identity, case.destination_identity
         flow.identities = identities[::-1] if reply else identities
         flow.far = case.far
         flow.account(case.packet, case.ends, now_s)
+
+
+def _outer_port(flow: Flow) -> int:
+    return flow.outer[1] if flow.outer else 0
 
 
 def _read(frame: bytes, kind: bytes) -> tuple[Packet, int]:

@@ -21,11 +21,14 @@ def held(rows: Rows, case: Case) -> Told | None:
     return None
 
 
-def judge(rows: Rows, case: Case, now_s: float, *, reply: bool) -> Told:
-    """Judge the direction in which the flow began: the initiator's egress, then the responder's ingress."""
+def judge(rows: Rows, case: Case, now_s: float, *, reply: bool) -> tuple[Told, Told]:
+    """Judge the direction in which the flow began: the initiator's egress, then the responder's ingress.
+
+    Returns what is told, and what the last policy that was asked has said.
+    """
     packet, told = case.packet, case.told(_NEW, 0, INGRESS, case.destination)
     if case.source == case.destination:
-        return told  # a pod may always reach itself
+        return told, told  # a pod may always reach itself
     initiator, responder = (case.source, case.source_identity), (case.destination, case.destination_identity)
     port = packet.policy_port
     if reply:
@@ -37,10 +40,10 @@ def judge(rows: Rows, case: Case, now_s: float, *, reply: bool) -> Told:
             if told.reason in _DENIALS and told.kind is _DROP and rows.is_glass_broken(endpoint, now_s):
                 told = told._replace(kind=_AUDIT, by_glass=True)
             if told.kind is _DROP:
-                return told
+                return told, told
             by_glass = by_glass or told.by_glass
             would = would or (told if told.kind is _AUDIT else None)
-    return (would or told)._replace(by_glass=by_glass)
+    return (would or told)._replace(by_glass=by_glass), told
 
 
 def _exempt(rows: Rows, case: Case, port: int, *, reply: bool) -> int:

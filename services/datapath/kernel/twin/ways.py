@@ -11,6 +11,7 @@ from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.kernel.twin.cases import Action, Case, Fate, Met, Origin, Route, Told, Tunnel
 from services.datapath.kernel.twin.flows import BEYOND, STACK
 from services.datapath.kernel.twin.frames import ETHERNET, Packet
+from services.datapath.kernel.twin.outer import Change, with_end
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS
 from services.datapath.kernel.twin.rewrite import handed_to, one_hop_less, refusable
 from services.datapath.kernel.twin.rows import Rows, sender_identity
@@ -62,7 +63,11 @@ class Ways:
             reason = _TOO_BIG
         shorter = one_hop_less(frame, case.packet.family)
         reason = reason or (0 if shorter else _EXPIRED)
-        return self._undelivered(case, reason) if reason else Fate(Action.NETWORK, frame=shorter)
+        if reason:
+            return self._undelivered(case, reason)
+        if case.flow and case.flow.masqueraded and case.flow.outer:
+            shorter = with_end(shorter, case.packet, Change(case.ends.source, case.flow.outer, source=True))
+        return Fate(Action.NETWORK, frame=shorter)
 
     def _to_tunnel(self, case: Case) -> Fate:
         node = self.rows.tunnels.best(case.packet.destination, case.packet.family)
@@ -102,10 +107,15 @@ class Ways:
         endpoint, direction = (case.source, EGRESS) if from_pod else (case.destination, INGRESS)
         known = self.rows.identity_of(case.source), self.rows.identity_of(case.destination)
         fate = self._drop(Told(_DROP, reason, direction, endpoint, 0, *known))
-        if reason not in {_TOO_BIG, _EXPIRED}:
+        # who sends to an outer end hears nothing of what is behind it
+        if reason not in {_TOO_BIG, _EXPIRED} or case.packet.outer_port:
             return fate
         told = refusable(case.frame, too_big=reason == _TOO_BIG, family=case.packet.family)
         return fate._replace(action=Action.REFUSED, frame=told)
+
+    def _no_way(self, destination: bytes) -> int:
+        """Return why nothing leaves for the address by the network; 0: something may."""
+        return _NO_WAY.get(self._route(destination), 0)
 
     # what is said of it
 
