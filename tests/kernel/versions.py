@@ -44,10 +44,25 @@ IDENTITY_GREW = (
     ("kernel/ipcache.py", 'struct.pack("=I", puts[prefix])', 'struct.pack("=II", puts[prefix], 0)'),
     ("kernel/ipcache.py", "int.from_bytes(value, sys.byteorder)", "int.from_bytes(value[:4], sys.byteorder)"),
 )
+RECORDS_GREW = (
+    ("bpf/lib/abi.h", "the low 16 bits */\n};", "the low 16 bits */\n\t__u64 grown;\n};"),
+    (
+        "kernel/abi.py",
+        '"fragments": MapSpec("lru_hash", 40, 8, 8192)',
+        '"fragments": MapSpec("lru_hash", 40, 16, 8192)',
+    ),
+    ("kernel/sweep.py", '_FRAGMENT = struct.Struct("=6xH")', '_FRAGMENT = struct.Struct("=6xH8x")'),
+    (
+        "bpf/lib/masquerade.h",
+        "\t__u16 pod_port_be;\n\t__u8 pad[6];\n",
+        "\t__u16 pod_port_be;\n\t__u8 pad[6];\n\t__u64 grown;\n",
+    ),
+    ("kernel/abi.py", 'MASQUERADE = struct.Struct("=Q16s2s6x")', 'MASQUERADE = struct.Struct("=Q16s2s6x8x")'),
+)
 CURRENT = abi.SCHEMA_VERSION
 FORMER = {1: "6bf73ce77b4be160f5c032c84e89edc821d369c2"}
 """The last commit of each schema that was."""
-CHANGES = {3: FLOW_GREW + STATE_GREW, 4: FLOW_GREW + STATE_GREW + IDENTITY_GREW}
+CHANGES = {3: FLOW_GREW + STATE_GREW, 4: FLOW_GREW + STATE_GREW + IDENTITY_GREW + RECORDS_GREW}
 
 DRIVER = """
 import json, sys

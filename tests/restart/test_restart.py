@@ -38,7 +38,7 @@ def test_kills_amid_moves_between_schemas_lose_and_pass_nothing() -> None:
     figures = versions.run_kills(10, seed=1, seconds=200)
     print("\n".join(figures.lines()))
     assert figures.problems == []
-    assert (figures.lost, figures.wrongly_dropped, figures.wrongly_passed) == (0, 0, 0), figures
+    assert (figures.lost, figures.wrongly_dropped, figures.late, figures.wrongly_passed) == (0, 0, 0, 0), figures
     assert figures.sent > 1000
     assert figures.moves
 
@@ -55,7 +55,8 @@ async def test_the_counters_see_what_goes_wrong() -> None:
             tables._write_state(server, before._replace(epoch=before.epoch + 2))
             tables.policies.change(server, {PolicyKey(0, 0, 0, 0): PolicyValue()}, ())
             await asyncio.sleep(0.3)
-        figures = story.Figures(traffic=await traffic.end())
+        figures = story.Figures()
+        figures.take_in(await traffic.end())
     assert figures.lost > 50
     assert figures.wrongly_passed > 50
     assert figures.wrongly_dropped + figures.late > 20

@@ -43,6 +43,8 @@ class Seen:
     connections_dropped: int = 0
     connections_late: int = 0
     """Connected, but only after a retransmission, which takes a second."""
+    late_began_s: list[float] = field(default_factory=list)
+    """When those were begun, by the monotonic clock."""
     stranger_tried: int = 0
     stranger_passed: int = 0
     problems: list[str] = field(default_factory=list)
@@ -178,7 +180,9 @@ class Family:
                 self.seen.stranger_passed += error in {0, errno.ECONNREFUSED, errno.ECONNRESET}
             else:
                 self.seen.connected += error == 0
-                self.seen.connections_late += error == 0 and age_s > _LATE_S
+                if error == 0 and age_s > _LATE_S:
+                    self.seen.connections_late += 1
+                    self.seen.late_began_s.append(began_s)
                 self.seen.connections_dropped += error != 0
         elif age_s < (_STRANGER_WAITS_S if stranger else _GIVE_UP_S):
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,16 +17,19 @@ from pathlib import Path
 from random import Random
 
 from fairlead.address import Address
+from services.datapath.kernel import pins
 from services.datapath.operations import EndpointEntry, Link, PolicyKey, PolicyValue
 from tests.kernel import versions
 from tests.kernel.rig import ALLOW_OUT, Rig, new_rig, pod_address, run
 from tests.restart.story import Figures
 
 SCHEMAS = (1, versions.CURRENT, 3, 4)
-_WHOLE_STARTS, _START_S = 0.3, 60.0
-"""How many of the starts are let finish before the kill, and how long one may take."""
+_WHOLE_STARTS, _COMPILED, _START_S = 0.3, 0.4, 60.0
+"""How many of the starts are let finish before the kill, how many until they have compiled, when the move begins; and how long one may take."""
+_LAST_COMPILED = "fairlead_from_host"
+"""A program of every version, whose pin is replaced late in compiling."""
 STRANGER, OTHER = 3, 4
-_LEFT = ("_old_", "_new", "_again")
+_LEFT = ("_old_", "_new", "_again", "_between", "_move")
 
 CHANGER = """
 import itertools, sys
@@ -88,9 +92,14 @@ def _starts(log: Path) -> list[int]:
     return [int(line.split()[-1]) for line in lines if line.startswith("moved from")]
 
 
-def _wait_for_start(log: Path, starts: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_S
-    while len(_starts(log)) < starts and process.poll() is None:
+def _inode(pin: Path) -> int:
+    return pin.stat().st_ino if pin.exists() else 0
+
+
+def _wait_for_start(log: Path, starts: int, process: subprocess.Popen[bytes], pin: Path | None = None) -> None:
+    """Wait until the start is over, or until it has put another program under the name of this pin."""
+    before, deadline = pin and _inode(pin), time.monotonic() + _START_S
+    while len(_starts(log)) < starts and process.poll() is None and (pin and _inode(pin)) == before:
         assert time.monotonic() < deadline, f"a start took more than {_START_S} s:\n{log.read_text()[-3000:]}"
         time.sleep(0.01)
 
@@ -105,8 +114,9 @@ def _live_and_die(rig: Rig, code: Path, log: Path, random: Random, longest_s: fl
             command, env=environment, cwd=code, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        if random.random() < _WHOLE_STARTS:
-            _wait_for_start(log, begun + 1, process)
+        chance = random.random()
+        if chance < _WHOLE_STARTS + _COMPILED:
+            _wait_for_start(log, begun + 1, process, None if chance < _WHOLE_STARTS else rig.pins / _LAST_COMPILED)
             time.sleep(random.uniform(0, 0.3))
         else:
             time.sleep(random.uniform(0.1, longest_s))
@@ -119,6 +129,27 @@ def _live_and_die(rig: Rig, code: Path, log: Path, random: Random, longest_s: fl
     assert ended is None, f"{code} ended by itself:\n{log.read_text()[-3000:]}"
 
 
+class FormerMoves:
+    """From when to when code moved the maps that is not this one's, and of which a connection may be late: what it left half done included."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig, self._since_s = rig, math.inf
+        self.times_s: list[tuple[float, float]] = []
+
+    def lived(self, schema: int, began_s: float) -> None:
+        """Note the end of a life of code of that schema."""
+        if schema in versions.FORMER:
+            self._since_s = min(self._since_s, began_s)
+        if self._since_s < math.inf and not self._is_split():
+            self.times_s.append((self._since_s, time.monotonic()))
+            self._since_s = math.inf
+
+    def _is_split(self) -> bool:
+        """Tell whether there are programs on this node that share no flow table."""
+        programs = pins.all_attached(self._rig.kernel._wire, ("up0",))
+        return not set[int].intersection(*(pins.maps_of(program)["conntrack"] for program in programs))
+
+
 def run_kills(kills: int, seed: int, seconds: float = 900) -> Figures:
     """Kill that many processes of random versions, or as many as the time allows, finish with this one, and return what became of the packets."""
     figures, random = Figures(), Random(seed)
@@ -128,25 +159,25 @@ def run_kills(kills: int, seed: int, seconds: float = 900) -> Figures:
             code = Path(folder) / f"v{schema}"
             code.mkdir()
             codes[schema] = versions.make(code, schema)
-        began_s, log = time.monotonic(), Path(folder) / "log"
+        began_s, log, former = time.monotonic(), Path(folder) / "log", FormerMoves(rig)
         versions.start(codes[3], rig.pins)
         # how long a move takes here and now: kills shall fall on all of it
         longest_s = 1.2 * (time.monotonic() - began_s)
         while figures.kills < kills and time.monotonic() - began_s < seconds:
-            _live_and_die(rig, codes[random.choice(SCHEMAS)], log, random, longest_s)
+            schema, life_began_s = random.choice(SCHEMAS), time.monotonic()
+            _live_and_die(rig, codes[schema], log, random, longest_s)
+            former.lived(schema, life_began_s)
             figures.kills += 1
         begun = _starts(log)
         figures.starts, figures.moves = len(begun), len([schema for schema in begun if schema])
         report = versions.start(versions.REPOSITORY, rig.pins)
+        former.lived(versions.CURRENT, time.monotonic())
         if report["endpoints"] not in {3, 4}:
             figures.problems.append(f"the last start found {report}")
         figures.problems += [f"left behind: {pin.name}" for pin in rig.pins.iterdir() if _is_left(pin.name)]
         traffic.terminate()
         text, _ = traffic.communicate(timeout=20)
-        figures.traffic = json.loads(text)
-        for address, seen in figures.traffic.items():
-            found: object = seen.pop("problems")
-            figures.problems += [f"{address}: {problem}" for problem in found] if isinstance(found, list) else []
+        figures.take_in(json.loads(text), former.times_s)
     return figures
 
 

@@ -109,6 +109,8 @@ class MapSpec:
 
 POLICY_MAP = MapSpec("hash", 8, 24, POLICY_ENTRIES, NO_PREALLOC)
 RANGE_MAP = MapSpec("lpm_trie", 12, 24, POLICY_ENTRIES, NO_PREALLOC)
+MOVE_MAPS = {"move": MapSpec("array", 4, 4, 1), "moved_row": MapSpec("percpu_array", 4, 512, 1)}
+"""What there is only while recorded tables move to another shape."""
 INNER_MAPS = {"policies": POLICY_MAP, "policy_ranges": RANGE_MAP}
 """What stands in the arrays of maps."""
 

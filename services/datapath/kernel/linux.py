@@ -15,20 +15,20 @@ from services.datapath.kernel import (
     abi,
     features,
     links,
-    loader,
     masquerade,
     overlay,
     pins,
     plumbing,
     routes,
-    syscalls,
 )
 from services.datapath.kernel.addressing import LinuxAddresses
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.firewall import Firewall, FirewallCalls
+from services.datapath.kernel.loader import BETWEEN
 from services.datapath.kernel.maps import ensure_pin_directory, jiffies_per_second, remove_pins
 from services.datapath.kernel.netlink import Netlink
-from services.datapath.kernel.sweep import Sweeper
+from services.datapath.kernel.programs import Programs
+from services.datapath.kernel.sweep import Sweeper, judge_of_age
 from services.datapath.kernel.tables import Tables
 from services.datapath.kernel.tuning import Tuning
 from services.datapath.operations import (
@@ -64,7 +64,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         self._overlay = tunnels
         self._tables = Tables(pin_directory, self._tuning.flows, self._tuning.addresses, self._tuning.masquerades)
         self._firewall = Firewall(self._tables)
-        self._programs: dict[str, int] = {}
+        self._programs = Programs(pin_directory)
         self._netlink: Netlink | None = None
         self._reader: EventReader | None = None
         self._sweeper: Sweeper | None = None
@@ -87,6 +87,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         self._features = self._features or features.probe(self._netlink)
         features.require(self._features)
         pins.restore(self._netlink, self._directory, self._uplinks)
+        pins.settle(self._netlink, self._directory, self._uplinks)
         moved = self._tables.open()
         schema, _, source = self._tables.version()
         compile_s = self._load_programs(bytes(32) if moved else source)
@@ -105,14 +106,10 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         )
 
     def _load_programs(self, standing: bytes) -> float:
-        wanted, compile_s = abi.source_hash(), 0.0
-        by_name = {name: self._directory / f"{abi.PIN_PREFIX}{name}" for name in abi.PROGRAMS}
-        if standing != wanted or not all(pin.exists() for pin in by_name.values()):
-            compile_s = loader.compile_and_pin(self._directory)
-        for fd in self._programs.values():
-            os.close(fd)
-        self._programs = {name: syscalls.object_get(str(pin)) for name, pin in by_name.items()}
-        return compile_s
+        if standing == abi.source_hash() and self._programs.stand():
+            return 0.0
+        self._tables.unset_version()
+        return self._programs.make(self._tables.migration.former)
 
     def _prepare_host(self) -> None:
         uplinks = [links.find_uplink(self._wire, name) for name in self._uplinks]
@@ -141,32 +138,38 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         )
 
     def _attach_all(self) -> None:
-        """Put the programs where they belong; a filter that has the right one already is left alone."""
-        lacking = [place for place in pins.places(self._wire, self._uplinks) if self._lacks(*place)]
-        with self._tables.migration.undisturbed():
-            self._tables.migration.catch_up(attached=False)
-            for ifindex, hook, program in lacking:
-                self._wire.send(links.attach(ifindex, hook, program, self._programs[program]))
-            self._guard_uplinks()
-            self._tables.migration.catch_up(attached=True)
+        """Put the programs where they belong, by way of those that go between where tables move."""
+        migration = self._tables.migration
+        migration.fold(attached=False)
+        if migration.former:
+            self._attach_everywhere(BETWEEN)
+            migration.carry_over(judge_of_age(self._tables))
+        self._attach_everywhere()
+        migration.fold(attached=True)
         self._tables.set_version(abi.source_hash())
-        self._tables.migration.finish()
+        migration.finish()
+        self._programs.forget_between()
         # rows that were changed by hand, or by a process that died before it could say so, count from now on
         self._tables.bump_addresses()
 
+    def _attach_everywhere(self, suffix: str = "") -> None:
+        """Put programs on each place; a filter that has the right one already is left alone."""
+        self._programs.use(suffix)
+        for place in pins.places(self._wire, self._uplinks):
+            self._attach(*place)
+        self._guard_uplinks()
+
     def _lacks(self, ifindex: int, hook: int, program: str) -> bool:
         standing = links.attached(self._wire, ifindex, hook)
-        return standing is None or standing.program_id != syscalls.program_id(self._programs[program])
+        return standing is None or standing.program_id != self._programs.number(program)
 
     def _attach(self, ifindex: int, hook: int, program: str) -> None:
         if self._lacks(ifindex, hook, program):
-            self._wire.send(links.attach(ifindex, hook, program, self._programs[program]))
+            self._wire.send(links.attach(ifindex, hook, program, self._programs.fd(program)))
 
     def stop(self) -> None:
         """Close descriptors. Nothing is detached, unpinned or removed."""
-        for fd in self._programs.values():
-            os.close(fd)
-        self._programs.clear()
+        self._programs.close()
         for helper in (self._reader, self._sweeper):
             if helper is not None:
                 helper.close()

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import itertools
 import os
 import struct
 import time
@@ -107,12 +108,20 @@ class Map:
 
     def items(self, first_bytes: int | None = None) -> dict[bytes, bytes]:
         """Return the whole table, of its values perhaps just the beginning."""
+        found: dict[bytes, bytes] = {}
+        for rows in self._slices(first_bytes):
+            found.update(rows)
+        return found
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the whole table row by row, without ever holding all of it."""
+        return itertools.chain.from_iterable(self._slices(None))
+
+    def _slices(self, first_bytes: int | None) -> Iterator[Iterable[tuple[bytes, bytes]]]:
         size = self.spec.value_bytes if first_bytes is None else first_bytes
         split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{size}s{self.spec.value_bytes - size}x")
-        found: dict[bytes, bytes] = {}
         for keys, values in self.packed():
-            found.update(zip(_parts(split[0], keys), _parts(split[1], values), strict=True))
-        return found
+            yield zip(_parts(split[0], keys), _parts(split[1], values), strict=True)
 
     def count(self) -> int:
         """Return how many entries there are."""

@@ -6,12 +6,24 @@ Every function raises OSError with the kernel's errno; descriptors are close-on-
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 
-from services.datapath.kernel.syscalls import _INFO, _address, _attr, _bpf, _info
+from services.datapath.kernel.syscalls import _INFO, _address, _attr, _bpf, _info, map_create, map_update
 
 _PROGRAM_BY_ID, _MAP_BY_ID = 13, 14
 _MAP_COUNT_AT = 52  # in struct bpf_prog_info; the address for their numbers follows
+
+
+def wait_for_programs() -> None:
+    """Wait until every program that runs now has ended: the kernel does so when a table in an array of maps is exchanged."""
+    inner = map_create("array", 4, 4, 1)
+    outer = map_create("array_of_maps", 4, 4, 1, inner=inner)
+    try:
+        map_update(outer, bytes(4), struct.pack("=I", inner))
+    finally:
+        os.close(outer)
+        os.close(inner)
 
 
 def program_by_id(number: int) -> int:

@@ -48,15 +48,51 @@ def attached_programs(wire: Netlink, uplinks: Sequence[str]) -> dict[str, int]:
 def used_maps(directory: Path, programs: Sequence[int]) -> dict[str, set[int]]:
     """Return the maps of these programs by the beginning of their names; those that a move to another shape has put aside are left out."""
     aside = {int(pin.name.rpartition("_")[2]) for pin in directory.glob(f"{abi.PIN_PREFIX}*_old_*")}
+    aside |= {pinned_map(directory / f"{abi.PIN_PREFIX}{name}_new") or 0 for name in abi.map_specs(1, 1)}
     found: dict[str, set[int]] = {}
     for program in programs:
-        with _opened(objects.program_by_id, program) as fd:
-            ids = objects.program_maps(fd) if fd is not None else ()
-        for map_id in {*ids} - aside:
-            with _opened(objects.map_by_id, map_id) as fd:
-                if fd is not None:
-                    found.setdefault(objects.map_name(fd), set()).add(map_id)
+        for name, ids in maps_of(program).items():
+            if left := ids - aside:
+                found.setdefault(name, set()).update(left)
     return found
+
+
+def maps_of(program: int) -> dict[str, set[int]]:
+    """Return the numbers of the maps that a program uses, by the beginning of their names."""
+    found: dict[str, set[int]] = {}
+    with _opened(objects.program_by_id, program) as fd:
+        ids = objects.program_maps(fd) if fd is not None else ()
+    for map_id in ids:
+        with _opened(objects.map_by_id, map_id) as fd:
+            if fd is not None:
+                found.setdefault(objects.map_name(fd), set()).add(map_id)
+    return found
+
+
+def settle(wire: Netlink, directory: Path, uplinks: Sequence[str]) -> None:
+    """Give a recorded table its name back where a former version put it aside and was killed before any program had the new one."""
+    kinds = {name: spec.kind for name, spec in abi.map_specs(1, 1).items()}
+    put_aside = [name for name in kinds if any(directory.glob(f"{abi.PIN_PREFIX}{name}_old_*"))]
+    recorded = [name for name in put_aside if kinds[name] == "lru_hash"]
+    if not recorded:
+        return
+    uses = [maps_of(program) for program in all_attached(wire, uplinks)]
+    for name in recorded:
+        pin, tables = (
+            directory / f"{abi.PIN_PREFIX}{name}",
+            [ids for use in uses if (ids := use.get(name[:_NAME_BYTES]))],
+        )
+        shared = set[int].intersection(*tables) if tables else set()
+        if shared and pinned_map(pin) not in shared:
+            _pin_again(pin, max(shared))
+
+
+def all_attached(wire: Netlink, uplinks: Sequence[str]) -> set[int]:
+    """Return the numbers of every program that runs on any of this node's places."""
+    ways_out = [(links.find_uplink(wire, name).ifindex, links.EGRESS) for name in uplinks]
+    wanted = [*((ifindex, hook) for ifindex, hook, _ in places(wire, uplinks)), *ways_out]
+    found = [links.attached(wire, ifindex, hook) for ifindex, hook in wanted]
+    return {standing.program_id for standing in found if standing is not None}
 
 
 def foreign_pins(wire: Netlink, directory: Path, uplinks: Sequence[str]) -> Iterator[Path]:

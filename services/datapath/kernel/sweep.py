@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from services.datapath.kernel import abi, syscalls
 from services.datapath.kernel.flowcalls import Jiffies, map_take
@@ -25,6 +25,7 @@ _TAKEN_AT_ONCE = 256
 _TCP = 6
 _LOW_BEGAN, _ESTABLISHED, _CLOSED, _AUDITED, _TOLD, _BY_GLASS = 1, 2, 12, 256, 512, 1024
 _PROTOCOL_AT = 36
+_BEGINNING = struct.Struct("=Q8xI")
 _HEAD = struct.Struct(f"=Q8xI{abi.FLOW.size - 20}x")
 _FRAGMENT = struct.Struct("=6xH")
 
@@ -36,6 +37,19 @@ def trusted_for(protocol: int, flags: int, settings: abi.Settings) -> int:
     if flags & _CLOSED == _CLOSED:
         return settings.closing_timeout
     return settings.established_timeout if flags & _ESTABLISHED else settings.syn_timeout
+
+
+def judge_of_age(tables: Tables) -> Callable[[bytes, bytes], bool]:
+    """Return what tells, of a row of a flow table of whichever version, whether the flow was over at this moment."""
+    jiffies, settings = Jiffies(), tables.settings()
+    now = jiffies.now()
+    jiffies.close()
+
+    def is_over(key: bytes, value: bytes) -> bool:
+        seen, flags = _BEGINNING.unpack_from(value)
+        return bool(now - seen > trusted_for(key[_PROTOCOL_AT], flags, settings))
+
+    return is_over
 
 
 class Sweeper:

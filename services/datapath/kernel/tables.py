@@ -52,7 +52,9 @@ class Tables:
 
     def _open(self, specs: Mapping[str, abi.MapSpec]) -> None:
         for name, spec in specs.items():
-            pin = self._directory / f"{abi.PIN_PREFIX}{name}"
+            pin = self.migration.where(name)
+            if name in self.migration.former and name in self.maps:
+                self.maps.pop(name).close()
             if name not in self.maps:
                 self.maps[name] = open_or_create(pin, name, spec)
             elif not pin.exists():  # somebody took the name away
@@ -71,6 +73,10 @@ class Tables:
         """Return schema, its oldest reader and source hash of the programs that stand, or zeros if none were finished."""
         schema, oldest_reader, source = abi.ABI.unpack(self.maps["abi"].get(_ZERO) or bytes(abi.ABI.size))
         return schema, oldest_reader, source
+
+    def unset_version(self) -> None:
+        """Record that programs of another source may be pinned from now on, so that whoever starts next does not take them for its own."""
+        self.maps["abi"].put(_ZERO, abi.ABI.pack(*self.version()[:2], bytes(32)))
 
     def set_version(self, source: bytes) -> None:
         """Record that programs of this source stand complete."""

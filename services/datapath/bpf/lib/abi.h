@@ -10,6 +10,19 @@
 #define MAP(type, key_type, value_type, name) \
 	BPF_TABLE_PINNED7(type, key_type, value_type, name, 1, PIN_DIRECTORY "/fairlead_" #name, 0)
 
+/* What programs themselves write and must not forget. While such a table moves to another shape, it stands beside. */
+#define RECORDS(key_type, value_type, name, beside) \
+	BPF_TABLE_PINNED7("lru_hash", key_type, value_type, name, 1, PIN_DIRECTORY "/fairlead_" #name beside, 0)
+#ifndef CONNTRACK_BESIDE
+#define CONNTRACK_BESIDE
+#endif
+#ifndef FRAGMENTS_BESIDE
+#define FRAGMENTS_BESIDE
+#endif
+#ifndef MASQUERADE_BESIDE
+#define MASQUERADE_BESIDE
+#endif
+
 /* 02:66:6c:00:00:01, locally administered: the host side of every veth pair, and fairlead_host. */
 #define GATEWAY_MAC_0 0x02
 #define GATEWAY_MAC_1 0x66
@@ -158,7 +171,7 @@ struct flow {
 	__u32 hop_mtu;	/* of the way off the node */
 	__u32 reserved;
 };
-MAP("lru_hash", struct flow_key, struct flow, conntrack);
+RECORDS(struct flow_key, struct flow, conntrack, CONNTRACK_BESIDE);
 
 /* What was denied just now, per CPU: a slot holds the last flow that fell on it, so remembering one evicts no good
  * flow. */
@@ -200,7 +213,7 @@ struct fragment {
 	__u16 policy_port_be;
 	__u16 seen_s; /* of seconds in jiffies, the low 16 bits */
 };
-MAP("lru_hash", struct fragment_key, struct fragment, fragments);
+RECORDS(struct fragment_key, struct fragment, fragments, FRAGMENTS_BESIDE);
 
 /* What the programs must be told; one entry. */
 struct settings {

@@ -130,27 +130,38 @@ static __always_inline int handle_judged(struct __sk_buff *skb, struct packet *p
 	return action == REFUSED ? drop(skb, p, v) : action;
 }
 
-static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int origin)
+static __always_inline int handle_flow(struct __sk_buff *skb, struct packet *p, int origin, struct flow_key *key,
+				       bool from_low, const struct settings *config)
 {
 	struct verdict v = {};
 	struct parties who = {};
+	struct flow *flow = conntrack.lookup(key);
+	__u32 due;
+
+	if (!flow || !trusted(skb, p, origin, flow, from_low, config, &who))
+		return handle_judged(skb, p, origin, key, flow, from_low, config, &who);
+	due = touch_flow(flow, p, from_low, skb->len, config);
+	if (due)
+		report_flow(skb, p, flow, from_low, due);
+	count(skb, 0, direction_of(origin));
+	return deliver(skb, p, origin, config, flow, &who, &v);
+}
+
+static __always_inline int handle(struct __sk_buff *skb, struct packet *p, int origin)
+{
 	struct flow_key key = {};
 	struct settings *config;
-	struct flow *flow;
-	__u32 zero = 0, due;
+	__u32 zero = 0;
 	bool from_low;
+	int action;
 
 	config = settings.lookup(&zero);
 	if (!config)
 		return TC_ACT_SHOT;
 	from_low = make_flow_key(&key, &p->source, &p->destination, p->sport_be, p->dport_be);
 	key.protocol = p->protocol;
-	flow = conntrack.lookup(&key);
-	if (!flow || !trusted(skb, p, origin, flow, from_low, config, &who))
-		return handle_judged(skb, p, origin, &key, flow, from_low, config, &who);
-	due = touch_flow(flow, p, from_low, skb->len, config);
-	if (due)
-		report_flow(skb, p, flow, from_low, due);
-	count(skb, 0, direction_of(origin));
-	return deliver(skb, p, origin, config, flow, &who, &v);
+	take_flow(&key);
+	action = handle_flow(skb, p, origin, &key, from_low, config);
+	share_flow();
+	return action;
 }

@@ -31,7 +31,7 @@ struct masquerade {
 	__u16 pod_port_be;
 	__u8 pad[6];
 };
-MAP("lru_hash", struct masquerade_key, struct masquerade, masquerade);
+RECORDS(struct masquerade_key, struct masquerade, masquerade, MASQUERADE_BESIDE);
 
 /* This node's address as which flows leave by a device. */
 struct way_out {
@@ -52,6 +52,42 @@ struct masquerade_scratch {
 	struct masquerade row;
 };
 MAP("percpu_array", __u32, struct masquerade_scratch, masquerade_scratch);
+
+#ifdef FORMER_MASQUERADE
+struct former_masquerade {
+	__u8 bytes[FORMER_MASQUERADE];
+};
+FORMER(struct masquerade_key, struct former_masquerade, masquerade);
+
+static __always_inline void bring_outer_end(struct masquerade_key *key)
+{
+	struct former_masquerade *former = is_moving() ? former_masquerade.lookup(key) : 0;
+	void *row = former ? blank_row() : 0;
+
+	if (!row)
+		return;
+	__builtin_memcpy(row, former, SHORTER(struct masquerade, *former));
+	masquerade.update(key, row);
+}
+
+static __always_inline void share_outer_end(struct masquerade_key *key, const struct masquerade *of)
+{
+	void *row = is_moving() ? blank_row() : 0;
+
+	if (!row)
+		return;
+	__builtin_memcpy(row, of, SHORTER(*of, struct former_masquerade));
+	former_masquerade.update(key, row);
+}
+#else
+static __always_inline void bring_outer_end(struct masquerade_key *key)
+{
+}
+
+static __always_inline void share_outer_end(struct masquerade_key *key, const struct masquerade *of)
+{
+}
+#endif
 
 static __always_inline bool masquerades(const struct settings *config, __u8 family)
 {
@@ -103,18 +139,25 @@ static __always_inline bool is_taken(const struct masquerade_key *key, const str
 /* Make the row be there for this pod's end. */
 static __always_inline bool claim_port(struct masquerade_scratch *wanted, const struct settings *config)
 {
-	struct masquerade *row = masquerade.lookup(&wanted->key);
+	struct masquerade *row;
 
+	bring_outer_end(&wanted->key);
+	row = masquerade.lookup(&wanted->key);
 	if (row) {
 		if (same_address(&row->pod, &wanted->row.pod) && row->pod_port_be == wanted->row.pod_port_be) {
 			row->last_seen = wanted->row.last_seen;
+			share_outer_end(&wanted->key, &wanted->row);
 			return true;
 		}
-		if (is_taken(&wanted->key, row, config))
+		/* while tables move, a port's flow may stand in the former one alone */
+		if (is_moving() || is_taken(&wanted->key, row, config))
 			return false;
 		masquerade.delete(&wanted->key);
 	}
-	return !masquerade.insert(&wanted->key, &wanted->row);
+	if (masquerade.insert(&wanted->key, &wanted->row))
+		return false;
+	share_outer_end(&wanted->key, &wanted->row);
+	return true;
 }
 
 static __always_inline __u32 port_hash(const struct packet *p)
@@ -198,6 +241,7 @@ static __always_inline struct masquerade *masqueraded(const struct address *remo
 
 	key.remote_port_be = remote_port_be;
 	key.own_port_be = own_port_be;
+	bring_outer_end(&key);
 	row = masquerade.lookup(&key);
 	if (row && row->last_seen != now)
 		row->last_seen = now;

@@ -3,7 +3,7 @@
 #pragma once
 #include <linux/ip.h>
 #include <linux/ipv6.h>
-#include "packet.h"
+#include "moving.h"
 
 #define MAX_EXTENSIONS 5
 
@@ -165,8 +165,10 @@ static __always_inline int remember_fragment(struct packet *p)
 
 		ports.policy_port_be = p->policy_port_be;
 		ports.seen_s = now_in_s();
+		share_fragment(&key, &ports);
 		return fragments.update(&key, &ports) ? DROP_FRAGMENT_TABLE : 0;
 	}
+	bring_fragment(&key);
 	seen = fragments.lookup(&key);
 	if (!seen)
 		return DROP_FRAGMENT_NOT_FOUND;

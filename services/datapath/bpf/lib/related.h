@@ -57,6 +57,7 @@ static __always_inline struct flow *related_flow(struct __sk_buff *skb, const st
 		return 0;
 	make_flow_key(&key, &quoted->source, &quoted->destination, quoted->sport_be, quoted->dport_be);
 	key.protocol = quoted->protocol;
+	bring_flow(&key);
 	flow = conntrack.lookup(&key);
 	if (!flow || !flow_alive(flow, config, key.protocol) || flow->epoch != epoch_of_flow(flow, config))
 		return 0;
