@@ -13,11 +13,13 @@ import logging
 import socket
 from collections.abc import Callable
 
+from clients.docker.datagrams import DatagramRelay
 from clients.docker.ruleset import host_address, ruleset
 from clients.docker.state import Endpoint, Port, State
 from fairlead.address import Family
 from fairlead.errors import Conflict, FairleadError
 
+Relay = asyncio.Server | DatagramRelay
 _LOG = logging.getLogger("docker.publish")
 _COMMAND_S = 5.0
 _CONNECT_S = 5.0
@@ -36,7 +38,7 @@ class PortPublisher:
         self._state = state
         self._condition = condition
         self._turn = asyncio.Lock()
-        self._relays: dict[str, list[asyncio.Server]] = {}
+        self._relays: dict[str, list[Relay]] = {}
         self._loaded = ""
 
     async def publish(self, endpoint: Endpoint) -> None:
@@ -52,7 +54,7 @@ class PortPublisher:
 
     async def _open(self, endpoint: Endpoint) -> None:
         """Reserve all of the endpoint's ports, or none."""
-        opened: list[asyncio.Server] = []
+        opened: list[Relay] = []
         try:
             for port in endpoint.ports:
                 opened += await _reserve(port, endpoint)
@@ -113,11 +115,11 @@ class PortPublisher:
             await self._close(endpoint)
 
 
-async def _reserve(port: Port, endpoint: Endpoint) -> list[asyncio.Server]:
+async def _reserve(port: Port, endpoint: Endpoint) -> list[Relay]:
     """Listen on the port of the host. Raises Conflict when it is taken."""
     wanted = host_address(port)
     families = (wanted.family,) if wanted else (Family.IPV4, Family.IPV6)
-    servers: list[asyncio.Server] = []
+    servers: list[Relay] = []
     for family in families:
         try:
             servers += await _listen(port, family, str(wanted or ""), endpoint)
@@ -133,7 +135,7 @@ async def _reserve(port: Port, endpoint: Endpoint) -> list[asyncio.Server]:
     return servers
 
 
-async def _listen(port: Port, family: Family, address: str, endpoint: Endpoint) -> list[asyncio.Server]:
+async def _listen(port: Port, family: Family, address: str, endpoint: Endpoint) -> list[Relay]:
     tcp = port.protocol == "tcp"
     made = socket.socket(
         socket.AF_INET if family is Family.IPV4 else socket.AF_INET6, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
@@ -148,21 +150,10 @@ async def _listen(port: Port, family: Family, address: str, endpoint: Endpoint) 
     except OSError:
         made.close()
         raise
-    if not tcp:
-        return [_Reserved(made)]  # type: ignore[list-item] # closes like a server
     target = str(next((one for one in endpoint.addresses if one.family is family), endpoint.addresses[0]))
+    if not tcp:
+        return [DatagramRelay(made, target, port.port)]
     return [await asyncio.start_server(lambda reader, writer: _relay(reader, writer, target, port.port), sock=made)]
-
-
-class _Reserved:
-    """A datagram socket that only keeps others from the port."""
-
-    def __init__(self, held: socket.socket) -> None:
-        self._held = held
-
-    def close(self) -> None:
-        """Let others have the port."""
-        self._held.close()
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, port: int) -> None:

@@ -42,6 +42,7 @@ def test_policy_decides_between_containers_and_at_published_ports(host: Host) ->
     assert [host.fetch(name, address) for name in ("client", "other")] == ["web", ""]
     # the published port is no way around it, and neither is it for a container that goes by the host's address
     assert [host.fetch_from("w", "192.0.2.1", 8080), host.fetch("other", "192.0.2.1", 8080)] == ["", ""]
+    assert host.fetch("client", "192.0.2.1", 8080) == "web"
     # the client's own address counts, as only its prefix is let in
     host.apply(_AND_THE_WORLD)
     host.answers(8080)

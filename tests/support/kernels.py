@@ -66,10 +66,11 @@ class Bench(Protocol):
         door: Origin = Origin.NETWORK,
         came_by: int = 0,
         tunnel: Tunnel | None = None,
+        turned: bool = False,
     ) -> tuple[Action, int]:
         """Say what becomes of a frame that the endpoint sends (0: it comes by the door), and the reason if it is dropped.
 
-        `came_by`: the device by which the stack received what it sends on; 0: it says so itself.
+        `came_by`: the device by which the stack received what it sends on; 0: it says so itself. `turned`: by the one by which it leaves.
         """
 
     def break_glass(self, rows: dict[int, int]) -> None:
@@ -110,8 +111,9 @@ class FakeBench:
         door: Origin = Origin.NETWORK,
         came_by: int = 0,
         tunnel: Tunnel | None = None,
+        turned: bool = False,
     ) -> tuple[Action, int]:
-        kernel, met = cast("FakeKernel", self.kernel), Met(door, 0, came_by, tunnel=tunnel)
+        kernel, met = cast("FakeKernel", self.kernel), Met(door, int(turned), came_by or int(turned), tunnel=tunnel)
         if endpoint:
             met = Met(Origin.POD, kernel.plugged()[endpoint].ifindex)
         fate = kernel.meet(frame, met)
@@ -213,8 +215,10 @@ class LinuxBench:
         door: Origin = Origin.NETWORK,
         came_by: int = 0,
         tunnel: Tunnel | None = None,
+        turned: bool = False,
     ) -> tuple[Action, int]:
-        met = Met(Origin.POD if endpoint else door, endpoint, came_by, tunnel=tunnel)
+        host = self._linux._host_ifindex if turned else 0
+        met = Met(Origin.POD if endpoint else door, endpoint or host, came_by or host, tunnel=tunnel)
         return cast("tuple[Action, int]", self._run(self._meet, frame, met))
 
     def _run_program(self, frame: bytes, met: Met) -> tuple[int, bytes]:

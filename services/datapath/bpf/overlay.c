@@ -6,7 +6,10 @@
 #include "lib/parse.h"
 #include "lib/handle.h"
 
-/* What is not for a pod is for this node itself, or for nobody. */
+/*
+ * What is not for a pod is for this node itself, or for nobody. The stack believes what it is given here to come from
+ * whom it says: no other node speaks for a pod of ours.
+ */
 static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, struct verdict *v)
 {
 	struct settings *config;
@@ -16,6 +19,9 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, stru
 	v->destination_identity = identity_with(&p->destination, p->family);
 	v->reason = DROP_UNKNOWN_TARGET;
 	if (!config || v->destination_identity != IDENTITY_HOST)
+		return drop(skb, p, v);
+	v->reason = DROP_INVALID_SOURCE;
+	if (endpoint_with(&p->source))
 		return drop(skb, p, v);
 	count(skb, 0, INGRESS);
 	return to_stack(config);

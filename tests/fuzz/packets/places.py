@@ -101,7 +101,8 @@ class Doors:
         if luck < 0.04:
             endpoint = int(luck * 100)  # 0 to 3, whoever speaks
         if endpoint:
-            return Met(Origin.POD, self._pods[endpoint])
+            turned = 0.06 < luck < 0.12
+            return Met(Origin.HOST, self._host, self._host) if turned else Met(Origin.POD, self._pods[endpoint])
         if luck < 0.6:
             return Met(Origin.NETWORK, self._uplink, self._uplink)
         if luck > 0.9:
@@ -119,4 +120,4 @@ class Doors:
     def _of_node(self, luck: float) -> Met:
         if luck > 0.5:
             return Met(Origin.UPLINK, self._uplink, self._host if luck > 0.9 else 0)
-        return Met(Origin.HOST, self._host, self._uplink if luck < 0.2 else 0)
+        return Met(Origin.HOST, self._host, self._uplink if luck < 0.2 else self._host if luck < 0.3 else 0)

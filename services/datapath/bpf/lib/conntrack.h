@@ -61,6 +61,12 @@ static __always_inline bool is_reply(const struct flow *flow, bool from_low)
 	return from_low != !!(flow->flags & FLOW_LOW_BEGAN);
 }
 
+/* Tell whether the stack turns the flow round: both its ends are pods here, and yet it passes there. */
+static __always_inline bool was_turned(const struct flow *flow)
+{
+	return flow->low_endpoint && flow->high_endpoint && (flow->flags & FLOW_FAR) == FLOW_STACK;
+}
+
 static __always_inline __u32 sender_identity(const struct flow *flow, bool from_low)
 {
 	return is_reply(flow, from_low) ? flow->destination_identity : flow->source_identity;

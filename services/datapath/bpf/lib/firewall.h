@@ -79,12 +79,30 @@ static __always_inline bool answers(const struct packet *p)
 }
 
 /*
+ * Tell whether the stack has turned a pod's packet round: it came in by fairlead_host, from a pod whose address was
+ * checked then, and leaves by it again, for another pod. That is how a pod comes to a port that this node publishes.
+ */
+static __always_inline bool turned_round(const struct __sk_buff *skb)
+{
+	return skb->ingress_ifindex == skb->ifindex;
+}
+
+/*
+ * Tell whether the stack's packet is the node's own word: it made it, or gave its name to a pod's answer in a flow that
+ * was begun to the node. A beginning that is turned round under another name is nobody's.
+ */
+static __always_inline bool speaks_as_host(const struct __sk_buff *skb, const struct flow *flow, bool reply)
+{
+	return !skb->ingress_ifindex || (turned_round(skb) && flow && flow->flags & FLOW_HOST && reply);
+}
+
+/*
  * Put this node in the place of an end that it is. What it forwards for others in its own name (masqueraded containers)
  * is not its own, and neither are the answers; but what was sent to the node and is answered by others (a published
  * port) is.
  */
 static __always_inline void seat_host(const struct __sk_buff *skb, struct packet *p, int origin,
-				      const struct flow *flow, struct parties *who)
+				      const struct flow *flow, bool reply, struct parties *who)
 {
 	bool forwarded = skb->ingress_ifindex && (!flow || flow->flags & FLOW_STACK);
 
@@ -94,7 +112,7 @@ static __always_inline void seat_host(const struct __sk_buff *skb, struct packet
 		return;
 	}
 	if (origin == ORIGIN_HOST) {
-		if (!who->source_endpoint && !skb->ingress_ifindex)
+		if (!who->source_endpoint && speaks_as_host(skb, flow, reply))
 			who->source_endpoint = HOST_ENDPOINT;
 		return;
 	}

@@ -34,13 +34,14 @@ static __always_inline bool trusted(struct __sk_buff *skb, struct packet *p, int
 		return !who->destination_endpoint && (skb->ingress_ifindex || !who->far_flags) &&
 		       (who->source_endpoint == HOST_ENDPOINT || who->far_flags == FLOW_STACK);
 	if (who->source_endpoint && (origin != ORIGIN_HOST || who->source_endpoint != HOST_ENDPOINT))
-		return false;
+		return origin == ORIGIN_HOST && turned_round(skb) && was_turned(flow);
 	if (origin == ORIGIN_HOST && who->far_flags == FLOW_OVERLAY)
 		return who->source_endpoint == HOST_ENDPOINT && !skb->ingress_ifindex;
 	/* what the node carries on for others, and sends away by an uplink, is a flow too, but not one of this door */
 	if (origin == ORIGIN_HOST)
 		return who->destination_endpoint &&
-		       who->far_flags == (FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST));
+		       who->far_flags ==
+			       (FLOW_STACK | (speaks_as_host(skb, flow, is_reply(flow, from_low)) ? FLOW_HOST : 0));
 	/* a node whose pod has become another says so before the address map does, or after it */
 	if (origin == ORIGIN_OVERLAY)
 		return who->far_flags == FLOW_OVERLAY && sender_identity(flow, from_low) == p->tunnel_identity;

@@ -36,14 +36,14 @@ static __always_inline __u32 far_source_identity(struct packet *p, int origin, _
 
 /* Find the endpoints and check that the packet may come from where it came. Returns 0 or a reason. */
 static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p, int origin, const struct flow *flow,
-					const struct settings *config, struct parties *who)
+					bool reply, const struct settings *config, struct parties *who)
 {
 	__u32 epoch = READ_ONCE(config->address_epoch);
 
 	who->source_endpoint = endpoint_with(&p->source);
 	who->destination_endpoint = endpoint_with(&p->destination);
 	if (config->features & FEATURE_FIREWALL)
-		seat_host(skb, p, origin, flow, who);
+		seat_host(skb, p, origin, flow, reply, who);
 	who->source = state_of(who->source_endpoint);
 	who->destination = state_of(who->destination_endpoint);
 	if (!who->source || !who->destination)
@@ -52,7 +52,9 @@ static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p,
 	if (origin == ORIGIN_POD) {
 		if (!who->source_endpoint || who->source->ifindex != skb->ifindex)
 			return DROP_INVALID_SOURCE;
-		who->far_flags = flow && !who->destination_endpoint ? flow->flags & (FLOW_STACK | FLOW_HOST) : 0;
+		who->far_flags = flow && (!who->destination_endpoint || was_turned(flow))
+					 ? flow->flags & (FLOW_STACK | FLOW_HOST)
+					 : 0;
 		if (who->destination_endpoint == HOST_ENDPOINT)
 			who->far_flags = FLOW_STACK | FLOW_HOST;
 		if (config->tunnel_ifindex && !who->far_flags && !who->destination_endpoint &&
@@ -73,10 +75,11 @@ static __always_inline int find_parties(struct __sk_buff *skb, struct packet *p,
 	}
 	if (!who->destination_endpoint || (who->destination_endpoint == HOST_ENDPOINT && is_essential(p)))
 		return NOT_OURS;
-	if (who->source_endpoint && (origin != ORIGIN_HOST || who->source_endpoint != HOST_ENDPOINT))
+	if (who->source_endpoint &&
+	    (origin != ORIGIN_HOST || (who->source_endpoint != HOST_ENDPOINT && !turned_round(skb))))
 		return DROP_INVALID_SOURCE;
 	if (origin == ORIGIN_HOST)
-		who->far_flags = FLOW_STACK | (skb->ingress_ifindex ? 0 : FLOW_HOST);
+		who->far_flags = FLOW_STACK | (speaks_as_host(skb, flow, reply) ? FLOW_HOST : 0);
 	else if (flow && flow->flags & FLOW_HOST && who->destination_endpoint != HOST_ENDPOINT)
 		return DROP_INVALID_SOURCE; /* the network does not speak for this node */
 	else if (origin == ORIGIN_OVERLAY)
@@ -256,7 +259,7 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int or
 		v->reason = DROP_NO_MAPPING; /* only a pod's next packet can begin the flow anew */
 		return REFUSED;
 	}
-	v->reason = find_parties(skb, p, origin, flow, config, who);
+	v->reason = find_parties(skb, p, origin, flow, v->is_reply, config, who);
 	if (v->reason)
 		return v->reason == NOT_OURS ? TC_ACT_OK : REFUSED;
 	find_identities(p, origin, who, v);

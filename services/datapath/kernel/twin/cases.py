@@ -63,11 +63,19 @@ class Met(NamedTuple):
         return self.origin in {Origin.POD, Origin.UPLINK}
 
     @property
-    def far(self) -> int:
+    def turned(self) -> bool:
+        """Tell whether the stack has turned a pod's packet round, to another pod: it leaves by the device by which it came."""
+        return self.origin is Origin.HOST and self.ifindex == self.ingress_ifindex != 0
+
+    def far(self, flow: Flow | None, *, reply: bool) -> int:
         """Return where senders are whose packets are met here."""
         if self.origin is Origin.HOST:
-            return STACK if self.ingress_ifindex else HOST
+            return HOST if self.speaks_as_host(flow, reply=reply) else STACK
         return BEYOND if self.origin is Origin.OVERLAY else ELSEWHERE
+
+    def speaks_as_host(self, flow: Flow | None, *, reply: bool) -> bool:
+        """Tell whether a packet of the stack is the node's own word: it made it, or gave its name to a pod's answer."""
+        return not self.ingress_ifindex or (self.turned and reply and flow is not None and flow.far == HOST)
 
 
 class Fate(NamedTuple):

@@ -74,6 +74,11 @@ class Flow:
         """Return the endpoints at the packet's source and destination."""
         return self.endpoints if ends.source < ends.destination else (self.endpoints[1], self.endpoints[0])
 
+    @property
+    def turned(self) -> bool:
+        """Tell whether the stack turns it round: both its ends are pods here, and yet it passes there."""
+        return self.far == STACK and all(self.endpoints)
+
     def alive(self, protocol: int, timeouts: Timeouts, now_s: float) -> bool:
         """Tell whether it is recent enough to be believed."""
         limit_s = timeouts.other_s

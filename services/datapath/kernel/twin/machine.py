@@ -13,7 +13,17 @@ from fairlead.schema.identity import REMOTE_NODE
 from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.kernel.twin import answers, frames, node, parties, verdicts
 from services.datapath.kernel.twin.cases import Action, Case, Fate, Met, Origin, Route, Told
-from services.datapath.kernel.twin.flows import BEYOND, NEVER, STACK, Flow, FlowKey, Timeouts, ends_of, key_of
+from services.datapath.kernel.twin.flows import (
+    BEYOND,
+    ELSEWHERE,
+    NEVER,
+    STACK,
+    Flow,
+    FlowKey,
+    Timeouts,
+    ends_of,
+    key_of,
+)
 from services.datapath.kernel.twin.frames import RST, Fragments, Packet
 from services.datapath.kernel.twin.outside import Outside, error_outside
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS
@@ -196,13 +206,9 @@ class Machine(Ways):
         if met.origin is Origin.UPLINK:
             ours = source == HOST_ENDPOINT or flow.far == STACK
             return ours and not destination and bool(met.ingress_ifindex or not flow.far)
-        from_node = met.origin is Origin.HOST and source == HOST_ENDPOINT
-        if met.origin is Origin.HOST and flow.far == BEYOND:
-            return from_node and not met.ingress_ifindex
-        # what the node carries on for others, and sends away by an uplink, is a flow too, but not one of this door
-        for_nobody = met.origin is Origin.HOST and not destination
-        same_end = met.origin is not Origin.NETWORK or packet.outer_port == _outer_port(flow)
-        return (not source or from_node) and flow.far == met.far and same_end and not for_nobody
+        if met.origin is Origin.HOST:
+            return _of_stack(flow, met, source, destination, reply=flow.beginner != ends.source)
+        return not source and packet.outer_port == _outer_port(flow) and flow.far == ELSEWHERE
 
     def _judge(self, case: Case, key: FlowKey, flow: Flow | None, now_s: float) -> Fate:
         held = verdicts.held(self.rows, case)
@@ -285,6 +291,16 @@ class Machine(Ways):
         flow.identities = identities[::-1] if reply else identities
         flow.far = case.far
         flow.account(case.packet, case.ends, now_s)
+
+
+def _of_stack(flow: Flow, met: Met, source: int, destination: int, *, reply: bool) -> bool:
+    """Tell whether the stack may send a packet of the flow."""
+    if source not in {0, HOST_ENDPOINT}:
+        return met.turned and flow.turned
+    if flow.far == BEYOND:
+        return source == HOST_ENDPOINT and not met.ingress_ifindex
+    # what the node carries on for others, and sends away by an uplink, is a flow too, but not one of this door
+    return bool(destination) and flow.far == met.far(flow, reply=reply)
 
 
 def _outer_port(flow: Flow) -> int:

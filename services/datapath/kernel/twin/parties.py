@@ -44,7 +44,7 @@ def _seats(rows: Rows, packet: Packet, met: Met, flow: Flow | None) -> tuple[int
         for_others = met.ingress_ifindex and (flow is None or flow.far & STACK)
         return (0 if for_others else HOST_ENDPOINT), 0
     if met.origin is Origin.HOST:
-        return source or (0 if met.ingress_ifindex else HOST_ENDPOINT), destination
+        return source or (HOST_ENDPOINT if met.speaks_as_host(flow, reply=_answers(packet, flow)) else 0), destination
     if met.origin is not Origin.POD and not source and rows.is_own(packet.source):
         source = HOST_ENDPOINT
     return source, destination or _node_seat(rows, packet, flow)
@@ -65,8 +65,10 @@ def _far_of_sent(
     entry = rows.entries.get(source)
     if entry is None or entry.ifindex != met.ifindex:
         return _SPOOFED
+    if destination == HOST_ENDPOINT:
+        return HOST
     if destination:
-        return HOST if destination == HOST_ENDPOINT else ELSEWHERE
+        return STACK if flow and flow.turned else ELSEWHERE
     known = flow.far & HOST if flow else ELSEWHERE
     return known or (BEYOND if rows.tunnels.best(packet.destination, packet.family) else ELSEWHERE)
 
@@ -77,10 +79,10 @@ def _far_of_received(
     """Return where a packet comes from that the network or the stack sends."""
     if not destination or (destination == HOST_ENDPOINT and node.is_essential(packet)):
         return None
-    if source and (met.origin is not Origin.HOST or source != HOST_ENDPOINT):
+    if source and not met.turned and (met.origin is not Origin.HOST or source != HOST_ENDPOINT):
         return _SPOOFED
     if met.origin is Origin.HOST:
-        return met.far
+        return met.far(flow, reply=_answers(packet, flow))
     # the network does not speak for this node
     if flow and flow.far == HOST and destination != HOST_ENDPOINT:
         return _SPOOFED
@@ -91,7 +93,11 @@ def _far_of_received(
         and rows.tunnels.best(packet.source, packet.family)
     ):
         return _SPOOFED
-    return met.far
+    return met.far(flow, reply=False)
+
+
+def _answers(packet: Packet, flow: Flow | None) -> bool:
+    return flow is not None and flow.beginner != ends_of(packet).source
 
 
 def tunnelled_identity(rows: Rows, packet: Packet, met: Met) -> int:

@@ -99,6 +99,9 @@ class Ways:
         if destination != HOST_IDENTITY:
             reason = int(DropReason.UNKNOWN_TARGET)
             return self._drop(Told(_DROP, reason, INGRESS, endpoint, 0, identity, destination))
+        if packet.source in self.rows.endpoint_with:
+            reason = int(DropReason.INVALID_SOURCE)
+            return self._drop(Told(_DROP, reason, INGRESS, endpoint, 0, identity, destination))
         self._count_passed(met)
         return Fate(Action.STACK, frame=frame)
 
