@@ -176,11 +176,19 @@ class Datapath:
             return
 
     async def _patrol(self) -> None:
+        await self._look_once()
         while True:
             await self._clock.sleep(self._settings.reconcile_s)
             await self._endpoint_operations.patrol()
             await self._verification.repair_plumbing()
             await self.node.addresses.keep_ages()
+
+    async def _look_once(self) -> None:
+        """Look for what was changed within endpoints' namespaces while nobody lived, as soon as all that stood is taken over."""
+        endpoints = self.node.endpoints
+        while (self._adopted & endpoints.decisions.keys()) - endpoints.standing.keys():
+            await self._clock.sleep(_TICK_S)
+        await self._verification.repair_plumbing()
 
     async def _watch(self) -> None:
         """State how things are, and do what a person or the mirrors' completeness makes possible."""

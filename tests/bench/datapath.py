@@ -53,7 +53,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11, help="interleaved rounds of program and path (default 11)")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor of the path part")
     parser.add_argument("--restarts", type=int, default=3, help="restarts of the control part (default 3)")
-    parser.add_argument("--large", type=int, default=10, help="endpoints with 16 384 entries (default 10 of 300)")
+    parser.add_argument(
+        "--large",
+        type=int,
+        default=10,
+        help="endpoints with 16 384 entries (default 10 of 300, and 100 of 1002; 300: all, also those whose policy changes)",
+    )
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench-datapath: needs root for network namespaces and eBPF")

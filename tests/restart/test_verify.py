@@ -21,7 +21,7 @@ from fairlead.schema import datapath as topics
 from fairlead.schema.base import Empty, IdentityId
 from fairlead.schema.datapath import EndpointState
 from fairlead.schema.identity import ADDRESSES, AddressEntry, AddressGroup
-from services.datapath.kernel import abi, devices, links, pins, syscalls
+from services.datapath.kernel import abi, devices, links, syscalls
 from services.datapath.kernel.maps import create_map
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.kernel.tables import Tables
@@ -258,24 +258,6 @@ async def test_each_damage_is_found_by_name_and_repaired() -> None:
             except (AssertionError, OSError) as error:
                 troubles.append(f"{what}: {error or await verify(made)}")
     assert troubles == []
-
-
-async def test_a_start_finds_what_has_lost_its_name_through_the_programs_that_use_it() -> None:
-    async with whole(3600) as made:
-        before = _map_ids(made)
-        made.service.kill()
-        for pin in made.pins.iterdir():
-            if pin.name != "fairlead_abi":
-                pin.unlink()
-        made.service.launch()
-        await until_clean(made, within_s=30)
-        assert _map_ids(made) == before
-
-
-def _map_ids(made: Node) -> dict[str, int | None]:
-    names = [f"fairlead_{name}" for name in abi.map_specs(1, 1)]
-    names += ["cilium_policy_00001", "cilium_policy_00002", "fairlead_ranges_00001"]
-    return {name: pins.pinned_map(made.pins / name) for name in names}
 
 
 async def test_command_tells_and_exits_with_one() -> None:
