@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
+
 from fairlead.address import Address, Prefix
-from services.datapath.operations import (
-    Kernel,
-)
+from services.datapath.kernel.twin.cases import Action
+from services.datapath.operations import EndpointEntry, Kernel, Link, PolicyKey, PolicyValue
+from services.datapath.reports import DropReason as Drop
+from tests.kernel.packets import frame, udp
+from tests.support.kernels import Bench
 
 
 def test_addresses_longest_prefix_first(kernel: Kernel) -> None:
@@ -70,8 +76,21 @@ def test_ten_thousand_addresses(kernel: Kernel) -> None:
     assert kernel.addresses() == {}
 
 
-def test_prefixes_can_be_set_again(kernel: Kernel) -> None:
-    kernel.set_prefixes([Prefix("10.77.0.0/24"), Prefix("fd00:77::/64")])
-    kernel.set_prefixes([Prefix("10.77.0.0/24"), Prefix("fd00:77::/64")])
-    kernel.set_prefixes([Prefix("10.78.0.0/24")])
-    kernel.set_prefixes([])
+@pytest.mark.parametrize("family", [4, 6])
+def test_prefixes_can_be_set_again(bench: Bench, family: int) -> None:
+    """What is of a prefix of this node, and nobody's address, goes nowhere."""
+    bench.kernel.start()
+    pod, nobody = {4: ("10.77.0.2", "10.77.0.9"), 6: ("fd00:77::2", "fd00:77::9")}[family]
+    link = bench.kernel.plug(Link(1, bench.namespace("pod"), "eth0", (Address(pod),), 0))
+    where = link.ifindex, 1001, link.host_mac, link.pod_mac
+    bench.kernel.put_endpoint(EndpointEntry(1, *where, (Address(pod),), held=False))
+    bench.kernel.apply_policy(1, {PolicyKey(0, 0, 0, 1): PolicyValue()}, ())
+    ports = itertools.count(2000)
+
+    def end() -> tuple[Action, int]:
+        return bench.meet(frame(udp(next(ports), 53, b"x"), pod, nobody), 1)
+
+    both, nobodys = [Prefix("10.77.0.0/24"), Prefix("fd00:77::/64")], (Action.DROPPED, int(Drop.UNKNOWN_TARGET))
+    for prefixes in (both, both, [], both):
+        bench.kernel.set_prefixes(prefixes)
+        assert (end() == nobodys) == bool(prefixes), "where it goes otherwise is the network's affair"

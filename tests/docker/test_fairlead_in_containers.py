@@ -13,6 +13,7 @@ from services.datapath.kernel import netlink
 from tests.docker import images
 from tests.docker.composed import SERVICES, SYSLOG, Composed, composed
 from tests.docker.machine import NETWORK_OPTIONS, skip_unless_possible, until
+from tests.docker.router import router
 from tests.docker.test_endurance import lost, traffic
 from tests.docker.unit import PluginUnit
 from tests.kernel.rig import run
@@ -81,6 +82,22 @@ def test_every_service_logs_to_a_machine_on_the_network(machine: Composed) -> No
             assert (priority[-2:], host) == (">1", "n1")
             wanted.discard(name)
     machine.well()
+
+
+def test_a_router_learns_the_machines_prefixes_and_keeps_them_over_a_crash(machine: Composed) -> None:
+    claimed = set(machine.prefixes())
+    with router(f"/run/netns/{machine.name}w") as met:
+        until(lambda: set(met.routes()) == claimed, 90, what=f"{claimed} at the router", tell=met.routes)
+        for service in ("bird", "bgp"):
+            machine.crash(service)
+            assert set(met.routes()) == claimed, service
+        machine.well()
+        until(
+            lambda: "stale" not in str(met.routes()) and set(met.routes()) == claimed,
+            60,
+            what="fresh routes",
+            tell=met.routes,
+        )
 
 
 def test_a_stack_works_by_its_policy_and_its_names(stacks: Composed) -> None:
