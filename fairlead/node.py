@@ -39,9 +39,9 @@ class Node:
         ask = AllocateAddress(owner=owner, addresses=tuple(addresses), families=tuple(families))
         return (await self._bus.request(ALLOCATE, ask, node=self.name, timeout_s=self.answer_s)).addresses
 
-    async def release(self, owner: str) -> bool:
+    async def release(self, owner: str, *, unused: bool = False) -> bool:
         """Give an owner's addresses back; False when there were none."""
-        ask = ReleaseAddress(owner=owner)
+        ask = ReleaseAddress(owner=owner, unused=unused)
         return bool((await self._bus.request(RELEASE, ask, node=self.name, timeout_s=self.answer_s)).addresses)
 
     async def attach(self, ask: AttachEndpoint, *, extra_s: float = 0) -> EndpointStatus:

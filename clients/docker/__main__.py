@@ -14,6 +14,7 @@ from clients.docker.node import NodeServices
 from clients.docker.plugin import Plugin
 from clients.docker.publish import PortPublisher
 from clients.docker.settings import DockerSettings
+from clients.docker.spares import Stock
 from clients.docker.state import State
 from fairlead.app import App, launch
 from fairlead.schema.base import NodeName
@@ -28,14 +29,16 @@ async def run(settings: DockerSettings) -> None:
         publisher = PortPublisher(state, app.condition)
         labeller = Labeller(app.bus, node, state, settings)
         engine = Engine(settings.docker_engine, settings.driver)
-        parts = Parts(engine, node, state, labeller, publisher)
+        stock = Stock(node, state, settings.docker_spares, app.clock, lambda: uuid.uuid4().hex[:11])
+        parts = Parts(engine, node, state, labeller, publisher, stock)
         follower = Follower(parts, settings, app.clock, app.condition)
-        networks = NetworkDriver(node, state, publisher, app.clock.now, follower.wake)
-        addresses = AddressDriver(node, state, lambda: uuid.uuid4().hex)
+        networks = NetworkDriver(node, state, publisher, stock, app.clock.now, follower.wake)
+        addresses = AddressDriver(node, state, stock, lambda: uuid.uuid4().hex)
         await publisher.restore()
         server = await http.serve(settings.docker_plugin, Plugin(networks, addresses).answer)
         app.spawn("events", follower.events)
         app.spawn("looks", follower.looks)
+        app.spawn("spares", stock.keep)
         await app.run()
         server.close()
         await publisher.close()

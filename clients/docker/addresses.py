@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from clients.docker.node import NodeServices
 from clients.docker.protocol import GATEWAY, AddressRequest, PoolRequest, RequestPool
+from clients.docker.spares import Stock
 from clients.docker.state import PREFIX, State
 from fairlead.address import Address, Family, Prefix
 from fairlead.errors import Conflict, FairleadError, InvalidInput
@@ -25,9 +26,10 @@ _KIND = "RequestAddressType"
 class AddressDriver:
     """Answers for pools and addresses."""
 
-    def __init__(self, node: NodeServices, state: State, new_owner: Callable[[], str]) -> None:
+    def __init__(self, node: NodeServices, state: State, stock: Stock, new_owner: Callable[[], str]) -> None:
         self._node = node
         self._state = state
+        self._stock = stock
         self._new_owner = new_owner
 
     async def request_pool(self, ask: RequestPool) -> dict[str, object]:
@@ -61,6 +63,8 @@ class AddressDriver:
             return self._gateway(pool.family, wanted)
         if wanted is not None:
             await self._free(wanted, pool)
+        elif lent := await self._stock.lend(pool):
+            return {"Address": f"{lent}/{lent.family.bits}", "Data": {}}
         owner = f"{PREFIX}{wanted}".rstrip(":") if wanted else f"{PREFIX}{self._new_owner()}"
         address = await self._node.lease(owner, pool.family, wanted)
         return {"Address": f"{address}/{address.family.bits}", "Data": {}}
@@ -80,6 +84,7 @@ class AddressDriver:
                 raise Conflict(
                     f"`--ip`: {wanted} is in use by endpoint {other.id[:12]}: choose another, or stop its container"
                 )
+        await self._stock.free(wanted)
 
     async def release_address(self, ask: AddressRequest) -> dict[str, object]:
         """Give an address back. What cannot be done now is done by the sweep: a refusal would leave the engine with half a container."""
@@ -88,6 +93,8 @@ class AddressDriver:
             return {}
         if any(other.in_use() for other in self._state.holding((address,))):
             _LOG.warning("%s is given back while a container has it: kept", address)
+            return {}
+        if await self._stock.give_back(address):
             return {}
         try:
             await self._node.release(address)

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
+
 from clients.docker.addresses import GATEWAYS
 from clients.docker.networks import network_of, ports_of
 from clients.docker.node import NodeServices
 from clients.docker.protocol import CreateEndpoint, CreateNetwork, EndpointRequest, Join, NetworkRequest
+from clients.docker.spares import Shape, Stock
 from clients.docker.state import Endpoint, Network, State
 from fairlead.address import Address, Family
 from fairlead.errors import Conflict, FairleadError, InvalidInput
@@ -42,18 +45,22 @@ class NetworkDriver:
         node: NodeServices,
         state: State,
         publisher: Publisher,
+        stock: Stock,
         now: Callable[[], datetime],
         wake: Callable[[], None],
     ) -> None:
         self._node = node
         self._state = state
         self._publisher = publisher
+        self._stock = stock
         self._now = now
         self._wake = wake
 
     async def create_network(self, ask: CreateNetwork) -> dict[str, object]:
         """Remember a network's options. Raises InvalidInput naming one."""
-        await self._state.put(network_of(ask))
+        network = network_of(ask)
+        await self._state.put(network)
+        self._stock.expect(Shape((Family.IPV4, Family.IPV6) if ask.ipv6 else (Family.IPV4,), network.mtu_bytes))
         self._wake()
         return {}
 
@@ -75,26 +82,41 @@ class NetworkDriver:
         old = self._state.endpoints.get(ask.endpoint)
         if old is not None and not old.doomed and old.addresses != addresses:
             raise Conflict(f"`EndpointID`: {ask.endpoint[:12]} exists with other addresses: delete it first")
+        wanted_mac = interface.mac if interface else ""
         if old is None or old.doomed:
             old = Endpoint(id=ask.endpoint, network=ask.network, addresses=addresses, created=self._now())
+            if not wanted_mac and (mac := await self._from_stock(old)):
+                return {"Interface": {"MacAddress": mac}}
         await self._state.put(old)
         try:
-            mac = await self._make(old, interface.mac if interface else "")
+            mac = await self._make(old, wanted_mac)
         except BaseException:
             await self._undo(old)
             raise
-        return {"Interface": {} if interface and interface.mac else {"MacAddress": mac}}
+        return {"Interface": {} if wanted_mac else {"MacAddress": mac}}
+
+    async def _from_stock(self, endpoint: Endpoint) -> str:
+        """Give the endpoint the pair that was made ahead with its addresses; return the MAC, empty where there is none."""
+        spare = self._stock.take(endpoint.addresses, self._network(endpoint).mtu_bytes)
+        if spare is None:
+            return ""
+        await self._state.put(msgspec.structs.replace(endpoint, spare=spare.id))
+        await self._state.drop(spare)
+        return spare.mac
+
+    def _network(self, endpoint: Endpoint) -> Network:
+        return self._state.networks.get(endpoint.network, Network(id=endpoint.network))
 
     async def _make(self, endpoint: Endpoint, wanted_mac: str) -> str:
-        network = self._state.networks.get(endpoint.network, Network(id=endpoint.network))
         await self._displace(endpoint)
-        status = await self._node.attach(endpoint, network.mtu_bytes)
+        status = await self._node.attach(endpoint, self._network(endpoint).mtu_bytes)
         if wanted_mac and wanted_mac.lower() != status.mac:
             raise InvalidInput(f"`--mac-address`: Fairlead gives MACs itself, here {status.mac}: leave it out")
         return status.mac
 
     async def _displace(self, endpoint: Endpoint) -> None:
-        """Clear away endpoints that a crash left with our addresses."""
+        """Clear away endpoints that a crash left with our addresses, and spares that have only some of them."""
+        await self._stock.part_with(endpoint.addresses)
         for other in self._state.holding(endpoint.addresses):
             if other.id == endpoint.id:
                 continue
@@ -103,7 +125,7 @@ class NetworkDriver:
                     f"`--ip`: {other.addresses[0]} is in use by endpoint {other.id[:12]}: stop its container first"
                 )
             await self._publisher.withdraw(other.id)
-            await self._node.detach(other.name)
+            await self._node.remove(other)
             await self._state.drop(other)
 
     async def _undo(self, endpoint: Endpoint) -> None:
@@ -127,7 +149,7 @@ class NetworkDriver:
         if doomed is None:
             return
         try:
-            await self._node.detach(endpoint.name)
+            await self._node.remove(endpoint)
         except FairleadError as error:
             _LOG.warning("%s is removed later: %s", endpoint.name, error.message)
             return

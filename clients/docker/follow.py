@@ -20,6 +20,7 @@ from clients.docker.networks import options_of
 from clients.docker.node import NodeServices
 from clients.docker.publish import PortPublisher
 from clients.docker.settings import DockerSettings
+from clients.docker.spares import Stock
 from clients.docker.state import Endpoint, Network, State
 from fairlead.clock import Clock
 from fairlead.containers import marked
@@ -30,6 +31,8 @@ _AGAIN_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _EVENTS_AGAIN_S = 1.0
 _SETTLE_S = 0.003
 _LATE_S = 5.0
+_NAMELESS_S = 1.0
+"""How long an endpoint made from a spare waits for its labels under the spare's name."""
 SetCondition = Callable[[str, bool, str], None]
 
 
@@ -42,6 +45,7 @@ class Parts:
     state: State
     labeller: Labeller
     publisher: PortPublisher
+    stock: Stock
 
 
 class Follower:
@@ -49,11 +53,15 @@ class Follower:
 
     def __init__(self, parts: Parts, settings: DockerSettings, clock: Clock, condition: SetCondition) -> None:
         self._engine, self._node, self._state = parts.engine, parts.node, parts.state
-        self._labeller, self._publisher = parts.labeller, parts.publisher
+        self._labeller, self._publisher, self._stock = parts.labeller, parts.publisher, parts.stock
         self._settings, self._clock, self._condition = settings, clock, condition
         self._awake = asyncio.Event()
         self._missing: dict[str, int] = {}
         """How often in a row something was unknown to the engine, by name."""
+        self._named: set[str] = set()
+        """Endpoints made from spares that have their own names although they have no labels."""
+        self._in_doubt = True
+        """Whether the engine is to be asked although nothing is to be learned: it did not answer the last time."""
         self._checkpoint = Path(settings.state_dir) / "docker" / "events"
 
     def wake(self) -> None:
@@ -69,8 +77,12 @@ class Follower:
                     self.wake()
                     await asyncio.to_thread(self._checkpoint.write_text, str(event.time_ns))
             except FairleadError as error:
-                self._condition("engine", False, error.message)
+                self._doubt(error)
             await self._clock.sleep(_EVENTS_AGAIN_S)
+
+    def _doubt(self, error: FairleadError) -> None:
+        self._in_doubt = True
+        self._condition("engine", False, error.message)
 
     def _seen_ns(self) -> int:
         try:
@@ -91,9 +103,8 @@ class Follower:
             whole = self._clock.monotonic_s() - whole_s >= self._settings.docker_resync_s
             try:
                 await self._look(everything=whole)
-                self._condition("engine", True, "")
             except FairleadError as error:
-                self._condition("engine", False, error.message)
+                self._doubt(error)
             whole_s = self._clock.monotonic_s() if whole else whole_s
             self._tell_late()
 
@@ -118,12 +129,14 @@ class Follower:
 
     async def _look(self, *, everything: bool) -> None:
         """Label what can be labelled; with `everything` compare all with the engine and sweep."""
-        networks = await self._engine.networks()
-        await self._learn(networks)
         wanted = {one.network for one in self._unlabelled()}
-        views = [await self._engine.network(one.id) for one in networks if everything or one.id in wanted]
+        if everything or self._in_doubt or not self._knows(wanted):
+            networks = [one.id for one in await self._ask_networks()]
+            wanted = set(networks) if everything else wanted & set(networks)
+        views = [await self._engine.network(network) for network in sorted(wanted)]
         present = [view for view in views if view is not None]
         await self._label(present)
+        await self._name()
         if everything:
             self._labeller.recheck()
             await self._finish_doomed()
@@ -131,7 +144,18 @@ class Follower:
             await self._adopt(members)
             await self._sweep([member for _, member in members])
             await self._publisher.restore()
-            await self._start_again([one.id for one in networks])
+            await self._start_again(networks)
+
+    def _knows(self, networks: set[str]) -> bool:
+        """Tell whether these networks, and all others that there are, have been seen at the engine: they never change."""
+        return networks <= self._state.networks.keys() and all(one.name for one in self._state.networks.values())
+
+    async def _ask_networks(self) -> list[NetworkView]:
+        found = await self._engine.networks()
+        self._in_doubt = False
+        self._condition("engine", True, "")
+        await self._learn(found)
+        return found
 
     async def _start_again(self, networks: Sequence[str]) -> None:
         """Have those started that the engine could not start while we were not ready, as at a boot."""
@@ -175,9 +199,18 @@ class Follower:
         pairs = [(endpoint, found[owner]) for endpoint, owner in wanted.items() if owner in found]
         await asyncio.gather(*(self._labeller.label(endpoint, container) for endpoint, container in pairs))
 
+    async def _name(self) -> None:
+        """Have endpoints made from spares that stay without labels be known by their own names: somebody will look for them."""
+        before = self._clock.now() - timedelta(seconds=_NAMELESS_S)
+        for one in [one for one in self._unlabelled() if one.spare and one.id not in self._named]:
+            if one.created < before:
+                await self._node.attach(one, self._state.networks.get(one.network, Network(id=one.network)).mtu_bytes)
+                self._named.add(one.id)
+        self._named &= self._state.endpoints.keys()
+
     async def _finish_doomed(self) -> None:
         for endpoint in [one for one in self._state.endpoints.values() if one.doomed]:
-            await self._node.detach(endpoint.name)
+            await self._node.remove(endpoint)
             await self._state.drop(endpoint)
 
     async def _members(self, views: Iterable[NetworkView]) -> list[tuple[str, Member]]:
@@ -201,7 +234,7 @@ class Follower:
                     id=member.endpoint, network=owner, addresses=member.addresses, created=self._clock.now()
                 )
                 await self._state.put(known)
-            if known is not None and not known.doomed and known.name not in standing:
+            if known is not None and not known.doomed and not known.names & standing.keys():
                 network = self._state.networks.get(owner, Network(id=owner))
                 await self._node.attach(known, network.mtu_bytes)
 
@@ -212,21 +245,22 @@ class Follower:
         before = self._clock.now() - timedelta(seconds=self._settings.docker_orphan_s)
         # whatever their sandboxes look like: the engine leaves the files of dead ones for a while
         orphans = {one.name: one for one in self._state.endpoints.values() if one.id not in endpoints}
-        known = {one.name for one in self._state.endpoints.values()}
+        known = self._state.names()
         leases = {lease.address: lease for lease in await self._node.leases() if lease.address not in addresses}
-        strays = {name for name in await self._node.endpoints() if name not in known}
+        standing = await self._node.endpoints()
+        strays = {name for name in standing if name not in known}
+        await self._stock.compare(standing, addresses, before)
         for name in self._often({*orphans, *strays, *leases}):
             if name in orphans and orphans[name].created < before:
                 _LOG.warning("%s: the engine knows no such endpoint: removed", name)
                 await self._publisher.withdraw(orphans[name].id)
-                await self._node.detach(name)
+                await self._node.remove(orphans[name])
                 await self._state.drop(orphans[name])
             elif name in strays:
                 _LOG.warning("%s: nobody knows this endpoint: removed", name)
                 await self._node.detach(name)
         for address, lease in leases.items():
-            held = self._state.holding((address,))
-            if not held and self._missing.get(str(address), 0) > 1 and lease.since < before:
+            if not self._state.holds(address) and self._missing.get(str(address), 0) > 1 and lease.since < before:
                 _LOG.warning("%s: no container has this address: given back", address)
                 await self._node.release(address)
 

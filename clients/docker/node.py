@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from clients.docker.state import PREFIX, Endpoint
+from clients.docker.state import PREFIX, Endpoint, spare_name
 from fairlead.address import Address, Family, Prefix
 from fairlead.bus import Bus
 from fairlead.clock import SYSTEM, Clock
@@ -65,6 +65,10 @@ class NodeServices:
             if lease.address == address:
                 await self._node.release(lease.owner)
 
+    async def forgo(self, owner: str) -> None:
+        """Give back addresses that were leased and never used. Raises Unavailable."""
+        await self._node.release(owner, unused=True)
+
     async def attach(self, endpoint: Endpoint, mtu_bytes: int) -> EndpointStatus:
         """Have the pair made, its far end left for the engine; held until labels are given. Raises what datapath raised."""
         ask = AttachEndpoint(
@@ -72,6 +76,7 @@ class NodeServices:
             addresses=endpoint.addresses,
             labels=endpoint.labels,
             unlabelled=not endpoint.container,
+            instead_of=spare_name(endpoint.spare) if endpoint.spare else "",
             interface=endpoint.interface,
             mtu_bytes=mtu_bytes,
             wait_s=0 if endpoint.container else _PLUG_S,
@@ -81,9 +86,24 @@ class NodeServices:
             raise Unavailable(f"datapath did not make {endpoint.name} within {_PLUG_S:g} s: see `fairlead status`")
         return status
 
-    async def detach(self, name: str) -> None:
-        """Have an endpoint removed; none is fine. Raises Unavailable."""
-        await self._node.detach(name, extra_s=_UNPLUG_S)
+    async def attach_spare(self, name: str, addresses: tuple[Address, ...], interface: str, mtu_bytes: int) -> str:
+        """Have a pair made that nobody needs yet; return the MAC of its far end. Raises what datapath raised."""
+        ask = AttachEndpoint(
+            name=name, addresses=addresses, unlabelled=True, interface=interface, mtu_bytes=mtu_bytes, wait_s=_PLUG_S
+        )
+        status = await self._node.attach(ask, extra_s=_PLUG_S)
+        if not status.mac:
+            raise Unavailable(f"datapath did not make {name} within {_PLUG_S:g} s")
+        return status.mac
+
+    async def detach(self, name: str) -> bool:
+        """Have an endpoint removed; False when there was none. Raises Unavailable."""
+        return await self._node.detach(name, extra_s=_UNPLUG_S)
+
+    async def remove(self, endpoint: Endpoint) -> None:
+        """Have an endpoint removed, under whichever name it stands; none is fine. Raises Unavailable."""
+        if not await self.detach(endpoint.name) and endpoint.spare:
+            await self.detach(spare_name(endpoint.spare))
 
     async def endpoints(self) -> dict[str, EndpointStatus]:
         """Return the containers' endpoints, by name. Raises Unavailable."""

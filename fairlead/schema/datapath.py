@@ -49,6 +49,8 @@ class AttachEndpoint(Message, frozen=True, kw_only=True):
     labels: Labels = ()
     unlabelled: bool = False
     """The labels are not known yet: hold the endpoint until the same name is attached without this."""
+    instead_of: Annotated[str, Meta(max_length=253)] = ""
+    """An unlabelled endpoint that was made ahead and becomes this one, with its pair, if it is there and this one is not."""
     interface: Annotated[str, Meta(min_length=1, max_length=15, pattern=r"^[A-Za-z0-9_.-]+$")] = "eth0"
     mtu_bytes: Annotated[int, Meta(ge=0, le=65535)] = 0
     """0: the MTU of the node's uplink."""

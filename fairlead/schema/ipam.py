@@ -38,6 +38,8 @@ class ReleaseAddress(Message, frozen=True, kw_only=True):
     """Give the owner's addresses back; they stay in quarantine before anyone else gets them."""
 
     owner: Name
+    unused: bool = False
+    """No packet ever carried them: anyone may have them at once."""
 
 
 class AddressReleased(Message, frozen=True, kw_only=True):

@@ -87,13 +87,17 @@ class Endpoints:
         async with self._turn:
             taken = {*self.records, *self.strangers, self._last}
             record = attach(ask, labels, self.records.values(), taken, self._clock.now())
-            if self.records.get(record.endpoint) != record:
+            old = self.records.get(record.endpoint)
+            if old != record:
                 await asyncio.to_thread(self._store.save_endpoint, record)
                 self.records[record.endpoint] = record
                 self._last = record.endpoint
                 self._oracle.changed(record)
         self.refresh(record.endpoint)
-        self.recheck.add(record.endpoint)
+        if (
+            old in (None, record) or record.netns
+        ):  # a pair without namespace goes with whoever has it: new labels do not touch it
+            self.recheck.add(record.endpoint)
         self.table.touch([record.endpoint])
         return record
 

@@ -158,24 +158,31 @@ def attach(
     """
     known = tuple(records)
     live = [record for record in known if not record.detached]
+    old = _known(ask, live)
     wanted = set(ask.addresses)
     for other in live:
-        if other.name != ask.name and (shared := wanted.intersection(other.addresses)):
+        if other is not old and (shared := wanted.intersection(other.addresses)):
             raise Conflict(f"`addresses`: {min(shared)} belongs to endpoint {other.name}: detach it first")
     place = {"netns": ask.netns, "interface": ask.interface, "mtu_bytes": ask.mtu_bytes}
-    old = next((record for record in live if record.name == ask.name), None)
-    asked = {**place, "addresses": ask.addresses, "labels": labels, "unlabelled": ask.unlabelled}
+    asked = {"name": ask.name, **place, "addresses": ask.addresses, "labels": labels, "unlabelled": ask.unlabelled}
     if old is not None and ask.unlabelled:  # a late repetition: what is known already stays known
         asked |= {"labels": old.labels, "unlabelled": old.unlabelled}
-    last = max((record.generation for record in known if record.name == ask.name), default=0)
+    last = max((record.generation for record in known if record is old or record.name == ask.name), default=0)
     newer = max(last + 1, int(now.timestamp() * 1_000_000) * 1000)  # grows even when the clock was set back
     if old is None:
         number = free_number(taken)
-        return EndpointRecord(endpoint=number, name=ask.name, created=now, generation=newer, **asked)  # type: ignore[arg-type] # merged
+        return EndpointRecord(endpoint=number, created=now, generation=newer, **asked)  # type: ignore[arg-type] # merged
     if all(getattr(old, name) == value for name, value in asked.items()):
         return old
     identity = old.identity if asked["labels"] == old.labels else UNKNOWN
     return msgspec.structs.replace(old, identity=identity, generation=newer, **asked)
+
+
+def _known(ask: AttachEndpoint, live: Iterable[EndpointRecord]) -> EndpointRecord | None:
+    """Return the record of that name, else the one that was made ahead for it."""
+    by_name = {record.name: record for record in live}
+    ahead = by_name.get(ask.instead_of)
+    return by_name.get(ask.name, ahead if ahead is not None and ahead.unlabelled else None)
 
 
 def free_number(taken: Iterable[int]) -> int:

@@ -225,12 +225,16 @@ def _address(family: Family, number: int) -> Address:
     return Address(str(kind(number)))
 
 
-def release(state: State, owner: str, now: datetime, rules: Rules) -> tuple[State, tuple[Address, ...]]:
-    """Return the state without the owner's leases, and the addresses given back."""
+def release(
+    state: State, owner: str, now: datetime, rules: Rules, *, unused: bool = False
+) -> tuple[State, tuple[Address, ...]]:
+    """Return the state without the owner's leases, and the addresses given back; those that were never used need no quarantine."""
     mine = state.leased_to(owner)
     leases = dict(state.leases)
     for lease in mine:
         del leases[lease.address]
+        if unused:
+            continue
         leases[lease.address] = Lease(address=lease.address, owner=owner, state=LeaseState.QUARANTINED, since=now)
     return replace(state, leases=_forget(leases, now, rules)), tuple(lease.address for lease in mine)
 

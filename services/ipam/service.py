@@ -84,7 +84,7 @@ class Ipam:
         """Take the owner's addresses back; an owner without any is no error."""
         async with self._turn:
             state = self.state()
-            after, addresses = model.release(state, ask.owner, self._clock.now(), self._rules)
+            after, addresses = model.release(state, ask.owner, self._clock.now(), self._rules, unused=ask.unused)
             await self._keep(state, after if addresses else state)
         return AddressReleased(owner=ask.owner, addresses=_sorted(addresses))
 

@@ -1,7 +1,8 @@
-"""`make bench-docker`: containers on a Fairlead network beside Docker's own bridge and beside no network, on one host for real.
+"""`make bench-docker`: containers on a Fairlead network beside Docker's own bridge, beside no network, and beside a driver that does nothing.
 
-Rounds are interleaved, so that all three meet the same machine. What a network costs is the time of `docker start` less that of a container
-without any. Ends with `name=value` lines.
+One host for real. Rounds are interleaved, so that all four meet the same machine; image, command and labels are the same. What a network costs
+is the time of `docker start` less that of a container without any. The plugin makes endpoints ahead while nothing is asked of it; each start
+waits until it has, so that this falls into nobody's time. `--spares 0` shows what it costs without. Ends with `name=value` lines.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,23 +20,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fairlead.schema.datapath import EndpointState
+from tests.bench.docker_floor import DRIVER
 from tests.docker.dockerd import IMAGE, why_not
 from tests.docker.host import NETWORK_OPTIONS, Host, new_host, until
 from tests.kernel import rig
 
-KINDS = ("fl", "br", "none")
+KINDS = ("fl", "br", "floor", "none")
+_REST_S = 0.3
 _AT_ONCE = 16
 _TRY = "for i in 1 2 3 4 5; do nc -w 1 {address} 80 </dev/null >/dev/null 2>&1 && echo leak; done; exec sleep 9999"
 
 
 def start_ms(host: Host, network: str, number: int) -> float:
     """Return how long `docker start` of a new container takes; the container stays."""
+    rested(host)
     name = f"{network}-{number}"
     labels = ("--label", f"app=bench-{number}", "--label", "bench=1")
     host.engine.run("create", "--name", name, "--network", network, *labels, IMAGE, "sleep", "9999")
     began = time.perf_counter()
     host.engine.run("start", name)
     return (time.perf_counter() - began) * 1000
+
+
+def rested(host: Host) -> None:
+    """Wait until the plugin has its stock of endpoints again, and until what a start has left to be done is done."""
+    folder = host.plugin_state / "spares"
+    until(lambda: len(list(folder.glob("*.json"))) == host.spares, what="the plugin's stock")
+    time.sleep(_REST_S)
 
 
 def enforced_ms(host: Host, name: str) -> float:
@@ -57,11 +69,26 @@ def rounds(host: Host, count: int) -> tuple[dict[str, list[float]], list[float]]
     took: dict[str, list[float]] = {kind: [] for kind in KINDS}
     enforced: list[float] = []
     for number in range(count):
-        for kind in (*KINDS[number % 3 :], *KINDS[: number % 3]):
+        turn = number % len(KINDS)
+        for kind in (*KINDS[turn:], *KINDS[:turn]):
             took[kind].append(start_ms(host, kind, number))
         enforced.append(enforced_ms(host, f"fl-{number}"))
         host.engine.run("rm", "-f", *(f"{kind}-{number}" for kind in KINDS))
     return took, enforced
+
+
+@contextlib.contextmanager
+def idle_driver(host: Host, pairs: int) -> Iterator[None]:
+    """Have a network of the driver that does nothing."""
+    socket = f"/run/docker/plugins/{DRIVER}.sock"
+    inside = [*host.engine.inside, sys.executable, "-m", "tests.bench.docker_floor", socket, str(pairs)]
+    with subprocess.Popen(inside) as process:
+        try:
+            create = ("network", "create", "-d", DRIVER, "--ipam-driver", DRIVER, "floor")
+            until(lambda: host.engine.run(*create, check=False).returncode == 0, what="the idle driver")
+            yield
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -100,10 +127,11 @@ def report(took: dict[str, list[float]], enforced: list[float], crowd_s: float, 
         )
     print(f"process started to policy enforced: worst {max(enforced):.1f} ms of {len(enforced)}")
     print(f"all containers at once: ready after {crowd_s:.1f} s, {leaked} connections past a policy")
-    network = {kind: median[kind] - median["none"] for kind in ("fl", "br")}
+    network = {kind: median[kind] - median["none"] for kind in ("fl", "br", "floor")}
     print(f"docker_start_fairlead_ms={median['fl']:.1f}")
     print(f"docker_start_bridge_ms={median['br']:.1f}")
     print(f"docker_run_vs_bridge={network['fl'] / network['br']:.2f}")
+    print(f"docker_idle_driver_vs_bridge={network['floor'] / network['br']:.2f}")
     print(f"start_to_enforced_ms_p50={statistics.median(enforced):.1f}")
     print(f"containers_at_once_s={crowd_s:.1f}")
     print(f"packets_without_policy={leaked}")
@@ -115,14 +143,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--many", type=int, default=100)
+    parser.add_argument("--spares", type=int, default=4)
     options = parser.parse_args(arguments)
     if reason := why_not() or rig.why_not():
         print(f"DOCKER IS NOT MEASURED: {reason}", file=sys.stderr)
         return 2
-    with new_host() as host:
+    with new_host(spares=options.spares) as host:
         host.engine.run("network", "create", *NETWORK_OPTIONS, "fl")
         host.engine.run("network", "create", "br")
-        took, enforced = rounds(host, options.rounds)
+        with idle_driver(host, options.rounds):
+            took, enforced = rounds(host, options.rounds)
         server = host.serve("server")
         with crowd(host, options.many, server) as crowd_s:
             time.sleep(1)

@@ -28,7 +28,8 @@ __all__ = ["NETWORK_OPTIONS", "NODE", "Host", "new_host", "until"]
 class Host(Machine):
     """The parts. The thread that made it stands in the host's network namespace until the end."""
 
-    def __init__(self, stack: ExitStack, **options: str) -> None:
+    def __init__(self, stack: ExitStack, *, spares: int = 4, **options: str) -> None:
+        self.spares = spares
         self.folder = Path(tempfile.mkdtemp(prefix="fairlead-host-"))
         stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.name = f"fk{os.getpid()}{os.urandom(2).hex()}"
@@ -57,6 +58,7 @@ class Host(Machine):
             "DOCKER_ENGINE": str(self.engine.socket),
             "DOCKER_RESYNC_S": "2",
             "DOCKER_ORPHAN_S": "3",
+            "DOCKER_SPARES": str(spares),
             **options,
         }
         self.services = {name: self._service(name) for name in ("ipam", "identity", "policy", "datapath")}
@@ -93,7 +95,7 @@ class Host(Machine):
 
 
 @contextmanager
-def new_host(**options: str) -> Iterator[Host]:
+def new_host(*, spares: int = 4, **options: str) -> Iterator[Host]:
     """Build a host, start it, and leave nothing."""
     with ExitStack() as stack:
-        yield Host(stack, **options).start()
+        yield Host(stack, spares=spares, **options).start()

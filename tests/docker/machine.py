@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fairlead import manifest
+from fairlead.address import Address
 from fairlead.bus_nats import NatsBus
 from fairlead.errors import FairleadError
 from fairlead.schema import datapath as topics
@@ -76,7 +77,16 @@ class Machine:
     def leases(self) -> list[Lease]:
         """Return what containers hold."""
         answer: Leases = self.request(LEASES, Empty())
-        return [one for one in answer.leases if one.owner.startswith("docker/") and one.state == "leased"]
+        spared = self._spared()
+        return [
+            one
+            for one in answer.leases
+            if one.owner.startswith("docker/") and one.state == "leased" and one.address not in spared
+        ]
+
+    def _spared(self) -> set[Address]:
+        found: topics.EndpointList = self.request(topics.ENDPOINTS, Empty())
+        return {address for one in found.endpoints if _is_spare(one) for address in one.addresses}
 
     def ready(self, count: int, within_s: float = 30) -> list[EndpointStatus]:
         """Wait until so many endpoints of containers are there and ready, and return them."""
@@ -91,7 +101,7 @@ class Machine:
     def endpoints(self) -> list[EndpointStatus]:
         """Return the datapath's endpoints of containers."""
         answer: topics.EndpointList = self.request(topics.ENDPOINTS, Empty())
-        return [one for one in answer.endpoints if one.name.startswith("docker/")]
+        return [one for one in answer.endpoints if one.name.startswith("docker/") and not _is_spare(one)]
 
     def request(self, topic: Topic[Any, Any], message: Message, *, per_node: bool = True) -> Any:
         """Ask over a connection of this moment; nothing while nobody answers for ten seconds."""
@@ -160,6 +170,11 @@ class Machine:
         url = f"http://{address}:{port}"
         done = subprocess.run([*command, "-q", "-O", "-", url], capture_output=True, text=True, check=False, timeout=10)
         return done.stdout.strip()
+
+
+def _is_spare(endpoint: EndpointStatus) -> bool:
+    """Tell whether the plugin has made the endpoint ahead, and nobody has it yet."""
+    return endpoint.name.startswith("docker/spare-")
 
 
 def until(reached: Callable[[], Any], within_s: float = 30, *, what: str, tell: Callable[[], Any] | None = None) -> Any:

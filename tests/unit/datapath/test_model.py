@@ -139,3 +139,15 @@ def test_labels_that_are_known_are_not_forgotten_by_a_late_repetition() -> None:
     labelled = attach(_ask(), WEB, [first], [1], NOW)
     assert (labelled.unlabelled, labelled.labels, labelled.endpoint) == (False, WEB, first.endpoint)
     assert attach(msgspec.structs.replace(_ask(), unlabelled=True), (), [labelled], [1], NOW) is labelled
+
+
+def test_an_endpoint_made_ahead_becomes_the_one_it_was_made_for_unless_somebody_has_it() -> None:
+    ahead = attach(msgspec.structs.replace(_ask(), name="ahead", unlabelled=True), (), (), (), NOW)
+    ask = msgspec.structs.replace(_ask(), instead_of="ahead")
+    taken = attach(ask, WEB, [ahead], [ahead.endpoint], NOW)
+    assert (taken.name, taken.endpoint, taken.labels) == (ask.name, ahead.endpoint, WEB)
+    assert taken.generation > ahead.generation
+    assert attach(ask, WEB, [taken], [taken.endpoint], NOW) is taken
+    labelled = msgspec.structs.replace(ahead, unlabelled=False)
+    with pytest.raises(Conflict, match="belongs to endpoint ahead"):
+        attach(ask, WEB, [labelled], [ahead.endpoint], NOW)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairlead.bus_memory import Hub
 from fairlead.schema.base import Empty
 from fairlead.schema.datapath import EndpointState
-from tests.unit.datapath.world import Control, TestNode
 from tests.unit.docker.world import NET, World
 
 EP = "e" * 64
@@ -35,22 +32,9 @@ PATHS = (
 )
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    hub = Hub()
-    await Control(hub).start()
-    node = TestNode(tmp_path / "datapath", hub)
-    await node.start()
-    await node.bus.serve("datapath", node.datapath.routes())
-    made = World(node, tmp_path)
-    await made.start()
-    yield made
-    await node.stop()
-
-
 async def test_a_containers_life_as_the_engine_tells_it(world: World) -> None:
     assert await world.ask("/Plugin.Activate") == {"Implements": ["NetworkDriver", "IpamDriver"]}
-    await world.network(**{"fairlead.mtu": "1400"})
+    await world.network({"fairlead.mtu": "1400"})
     address = await world.address()
     assert address == "10.0.0.2/32"
     made = await world.endpoint(EP, address)

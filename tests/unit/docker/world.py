@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from clients.docker.addresses import AddressDriver
 from clients.docker.driver import NetworkDriver
 from clients.docker.node import NodeServices
 from clients.docker.plugin import Plugin
+from clients.docker.spares import Stock
 from clients.docker.state import Endpoint, State
 from fairlead.address import Prefix
 from fairlead.clock import SYSTEM
@@ -59,8 +61,11 @@ class World:
         self.state = State(self.folder / "docker")
         self.state.load()
         services, owners = NodeServices(self.node.bus, NODE), itertools.count()
-        networks = NetworkDriver(services, self.state, self.ports, SYSTEM.now, self._look)
-        self.plugin = Plugin(networks, AddressDriver(services, self.state, lambda: f"o{next(owners)}-{id(self.state)}"))
+        self.stock = Stock(services, self.state, 2, SYSTEM, lambda: uuid.uuid4().hex[:11], lambda _name: True)
+        networks = NetworkDriver(services, self.state, self.ports, self.stock, SYSTEM.now, self._look)
+        self.plugin = Plugin(
+            networks, AddressDriver(services, self.state, self.stock, lambda: f"o{next(owners)}-{id(self.state)}")
+        )
 
     def _look(self) -> None:
         self.looks += 1
@@ -79,25 +84,24 @@ class World:
         assert answer["Err"] == answer["Error"]
         return str(answer["Err"])
 
-    async def network(self, **options: str) -> None:
+    async def network(self, options: dict[str, str] | None = None, *, ipv6: bool = False) -> None:
         """Make the network, as the engine does it."""
-        pool = await self.ask(
-            "/IpamDriver.RequestPool", AddressSpace="fairlead", Pool="", SubPool="", Options={}, V6=False
-        )
-        data = [
-            {"AddressSpace": "fairlead", "Pool": pool["Pool"], "Gateway": pool["Data"]["com.docker.network.gateway"]}
-        ]
-        generic = {"com.docker.network.generic": options}
-        await self.ask("/NetworkDriver.CreateNetwork", NetworkID=NET, Options=generic, IPv4Data=data, IPv6Data=[])
+        v4, v6 = await self._pool(v6=False), await self._pool(v6=True) if ipv6 else []
+        generic = {"com.docker.network.generic": options or {}}
+        await self.ask("/NetworkDriver.CreateNetwork", NetworkID=NET, Options=generic, IPv4Data=v4, IPv6Data=v6)
 
-    async def address(self, wanted: str = "") -> str:
-        answer = await self.ask(
-            "/IpamDriver.RequestAddress", PoolID="fairlead/10.0.0.0/24", Address=wanted, Options=None
-        )
+    async def _pool(self, *, v6: bool) -> list[dict[str, str]]:
+        asked = {"AddressSpace": "fairlead", "Pool": "", "SubPool": "", "Options": {}, "V6": v6}
+        pool = await self.ask("/IpamDriver.RequestPool", **asked)
+        gateway = pool["Data"]["com.docker.network.gateway"]
+        return [{"AddressSpace": "fairlead", "Pool": pool["Pool"], "Gateway": gateway}]
+
+    async def address(self, wanted: str = "", pool: str = "fairlead/10.0.0.0/24") -> str:
+        answer = await self.ask("/IpamDriver.RequestAddress", PoolID=pool, Address=wanted, Options=None)
         return str(answer["Address"])
 
-    async def endpoint(self, name: str, address: str) -> Any:
-        interface = {"Address": address, "AddressIPv6": "", "MacAddress": ""}
+    async def endpoint(self, name: str, address: str, ipv6: str = "") -> Any:
+        interface = {"Address": address, "AddressIPv6": ipv6, "MacAddress": ""}
         return await self.ask(
             "/NetworkDriver.CreateEndpoint", NetworkID=NET, EndpointID=name, Interface=interface, Options={}
         )

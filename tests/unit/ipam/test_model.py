@@ -87,6 +87,13 @@ def test_quarantine_keeps_others_away_and_lets_the_owner_back() -> None:
     assert lease(state, "web", at=600)[1] == (old,)
 
 
+def test_what_was_never_used_is_anybodys_at_once() -> None:
+    state, (old,) = lease(State((V4,)), "spare")
+    state, given = model.release(state, "spare", NOW, RULES, unused=True)
+    assert given == (old,)
+    assert lease(state, "db", old)[1] == (old,)
+
+
 def test_the_address_released_longest_ago_is_used_again_first() -> None:
     state = State((V4,))
     for number in range(5):
