@@ -207,7 +207,7 @@ class BreakGlassUsed(Message, frozen=True, kw_only=True):
     by: str
     """Who, as the node knows people, for instance `alice (uid 1000)`."""
     deed: str
-    """`opened`, `ended`, or `failed`: the kernel refused what was said just before."""
+    """`opened`, `ended`, `failed` (the kernel refused what was said just before), or `found`: open, and no record said who did it."""
 
 
 REALISED = BucketSpec("realised", RealisedRow, owner="datapath", node_keyed=True, summary="realised policy by node")

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +25,7 @@ WHOLE_NODE = 0
 """Stands where an endpoint's number does."""
 FILE = "break-glass.log"
 """Below the folder of the datapath's state."""
+_ENDLESS_S = 10 * 365 * 86_400
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LOG = logging.getLogger("datapath.glass")
 
@@ -37,6 +38,8 @@ class Deed(StrEnum):
     """Before its time, by a person."""
     FAILED = "failed"
     """The kernel refused what the line before says."""
+    FOUND = "found"
+    """Open in the kernel, and no line says who did it, as after `bpftool`: the service has written this one."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,9 +75,10 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def words(self) -> str:
         """Return all that is known of it in one line, the same while nothing changes."""
-        if self.entry is None or self.entry.until is None:
+        if self.entry is None:
             return f"{self.subject} (no record explains it)"
-        return f"{self.subject} until {self.entry.until:%Y-%m-%dT%H:%M:%SZ} by {self.entry.by}: {self.entry.reason}"
+        end = f"until {self.entry.until:%Y-%m-%dT%H:%M:%SZ}" if self.entry.until else "without end"
+        return f"{self.subject} {end} by {self.entry.by}: {self.entry.reason}"
 
 
 def subject(endpoint: int, name: str) -> str:
@@ -85,12 +89,29 @@ def subject(endpoint: int, name: str) -> str:
 def broken_now(rows: Mapping[int, int], entries: Iterable[Entry], now_ns: int, boot: str) -> tuple[Open, ...]:
     """Return what is open at this moment of CLOCK_MONOTONIC: the kernel's rows decide, the book explains."""
     explained = {
-        (entry.endpoint, entry.until_ns): entry for entry in entries if entry.deed is Deed.OPENED and entry.boot == boot
+        (entry.endpoint, entry.until_ns): entry
+        for entry in entries
+        if entry.deed in (Deed.OPENED, Deed.FOUND) and entry.boot == boot
     }
     return tuple(
         Open(endpoint=endpoint, until_ns=until_ns, entry=explained.get((endpoint, until_ns)))
         for endpoint, until_ns in sorted(rows.items())
         if now_ns < until_ns
+    )
+
+
+def found(one: Open, now: datetime, now_ns: int, boot: str) -> Entry:
+    """Return the line for glass that is open without one, at this moment of both clocks."""
+    left_s = (one.until_ns - now_ns) / 1e9
+    return Entry(
+        deed=Deed.FOUND,
+        time=now,
+        endpoint=one.endpoint,
+        reason="written into the kernel's map past `fairlead break-glass`: nobody said why",
+        by="somebody unknown",
+        until=now + timedelta(seconds=left_s) if left_s < _ENDLESS_S else None,
+        until_ns=one.until_ns,
+        boot=boot,
     )
 
 

@@ -1,13 +1,13 @@
 """Glass that a person broke on this node (`emergency.py`): told to the bus line by line until it has each, and shown while it lasts.
 
-Nothing here opens, closes or prolongs anything: the kernel's rows end by themselves.
+Nothing here opens, closes or prolongs anything: the kernel's rows end by themselves. A row without a line gets one, so that it is told too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fairlead import telemetry
@@ -49,6 +49,8 @@ class OpenGlass:
         rows = await self._thread.call(self._kernel.broken_glass)
         entries = [entry for entry in await asyncio.to_thread(self._read) if entry is not None]
         found = glassbook.broken_now(rows, entries, self._now_ns(), glassbook.boot())
+        if strange := [one for one in found if one.entry is None]:
+            found = await self._explain(rows, strange)
         for one in found:
             if one not in self.open:
                 _LOG.warning("break-glass: %s", one.words)
@@ -56,6 +58,22 @@ class OpenGlass:
             if one not in found:
                 _LOG.warning("break-glass of %s is over", one.subject)
         self.open = found
+
+    async def _explain(self, rows: Mapping[int, int], strange: Sequence[Open]) -> tuple[Open, ...]:
+        """Write into the book what is open without a line there, so that the bus hears of it too; return what is open."""
+        now, now_ns, boot = self._clock.now(), self._now_ns(), glassbook.boot()
+        lines = [glassbook.found(one, now, now_ns, boot) for one in strange]
+        try:
+            await asyncio.to_thread(self._append, lines)
+        except FairleadError as error:
+            _LOG.warning("break-glass without a record: %s", error.message)
+        entries = [entry for entry in await asyncio.to_thread(self._read) if entry is not None]
+        return glassbook.broken_now(rows, entries, now_ns, boot)
+
+    def _append(self, lines: Sequence[Entry]) -> None:
+        with glassbook.writing(self._book) as fd:
+            for line in lines:
+                glassbook.append(fd, self._book, line)
 
     def condition(self) -> tuple[bool, str]:
         """Return whether no glass is broken, and which is."""

@@ -175,6 +175,29 @@ async def test_the_service_tells_and_shows_it_and_changes_nothing(node: TestNode
     await until(lambda: node.world.glass == {})
 
 
+async def test_what_was_opened_without_a_record_gets_one_and_is_told_when_the_bus_returns(
+    node: TestNode, control: Control, hub: Hub
+) -> None:
+    told: list[topics.BreakGlassUsed] = []
+
+    async def hear(report: topics.BreakGlassUsed) -> None:
+        told.append(report)
+
+    await control.bus.follow(topics.BREAK_GLASS_USED, hear)
+    await node.attach("db", "10.0.0.3", ("app=db",))
+    hub.up = False
+    node.world.glass = {0: 2**64 - 1, 1: time.monotonic_ns() + 3_600_000_000_000}
+    await until(lambda: "by somebody unknown" in node.conditions.get("break-glass open", (True, ""))[1])
+    assert "the whole node without end by somebody unknown" in node.conditions["break-glass open"][1]
+    assert told == []
+    hub.up = True
+    await until(lambda: len(told) == 2)
+    assert [(one.endpoint, one.deed, one.until is None) for one in told] == [(0, "found", True), (1, "found", False)]
+    await node.restart()
+    await until(lambda: not node.conditions.get("break-glass open", (True, ""))[0])
+    assert len(glassbook.read(node.folder / glassbook.FILE)) == 2
+
+
 def test_status_shows_it_above_everything() -> None:
     open_now = Condition(name="break-glass open", ok=False, detail="endpoint 2 db until then")
     health = Health(service="datapath", node="n2", version="", since=NOW, pid=1, rss_bytes=1, conditions=(open_now,))
