@@ -20,7 +20,7 @@ from fairlead import config
 from fairlead.containers import ContainerSettings
 from fairlead.errors import FairleadError, InvalidInput
 from fairlead.schema.base import Empty
-from fairlead.schema.owned import OWNED_REPLACE, PoliciesReplaced, ReplacePolicies
+from fairlead.schema.owned import FORCE_REPLACE, OWNED_REPLACE, PoliciesReplaced, ReplacePolicies
 from fairlead.schema.policy import POLICIES, PolicyObject, PolicyReference, StoredPolicy
 
 _OWNER = "compose"
@@ -58,7 +58,7 @@ async def apply(session: Session) -> Answer:
         )
     others = await _others(session, plan.stack.project) if session.options.dry_run else []
     verdict = compose_check.judged(plan, session.options, others)
-    if verdict.status is not Exit.OK:
+    if verdict.status is not Exit.OK and not session.options.force:
         return verdict
     plan = compose_check.kept(plan, session.options)
     verdict = replace(verdict, warnings=plan.warnings)
@@ -83,9 +83,9 @@ async def _replace(session: Session, project: str, documents: Sequence[Stated]) 
         wait_s=stored.wait_s(session),
         author=getpass.getuser(),
     )
-    node = stored.speaker_of(ask.owner)
+    topic, node = (FORCE_REPLACE, None) if session.options.force else (OWNED_REPLACE, stored.speaker_of(ask.owner))
     try:
-        done = await session.bus.request(OWNED_REPLACE, ask, node=node, timeout_s=stored.answer_s(session))
+        done = await session.bus.request(topic, ask, node=node, timeout_s=stored.answer_s(session))
     except FairleadError as error:
         error.message = _GIVEN.sub(lambda match: documents[int(match[1])].origin, error.message)
         raise
@@ -187,6 +187,11 @@ def _judging(parser: argparse.ArgumentParser) -> None:
 
 
 def _waiting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="although tests fail or a document belongs to somebody else; needs the right to a subject of its own",
+    )
     parser.add_argument(
         "--wait", action="store_true", help="return when every affected node has confirmed, as in policy apply"
     )

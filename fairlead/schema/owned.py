@@ -70,3 +70,10 @@ OWNED_REPLACE = Topic(
     intent=True,
     summary="state all policies of an owner at once, and wait",
 )
+FORCE_REPLACE = Topic(
+    "fairlead.cmd.policy.document.forcereplace.v1",
+    ReplacePolicies,
+    PoliciesReplaced,
+    intent=True,
+    summary="state all policies of an owner at once although tests fail or some belong to somebody else",
+)

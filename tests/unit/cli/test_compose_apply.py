@@ -166,6 +166,11 @@ async def test_another_owners_document_is_named_by_its_place(world: World, folde
     await run(world, "apply")
     with pytest.raises(Denied, match="CiliumClusterwideNetworkPolicy all belongs to compose/shop"):
         await run(world, "apply", "-p", "my_shop-2")
+    assert (await run(world, "apply", "-p", "my_shop-2", "--force")).status is Exit.OK
+    assert len(await stored(world, "compose/my_shop-2")) == 1
+    assert await stored(world) == {}
+    with pytest.raises(Denied, match="belongs to compose/my_shop-2"):
+        await run(world, "apply")
     await world.bus.request(FORCE_APPLY, ApplyPolicy(document=clusterwide("all", ingress=[{}]), owner="team"))
     assert await stored(world) == {}
 

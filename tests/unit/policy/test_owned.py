@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from fairlead.errors import Denied, InvalidInput
 from fairlead.schema.base import Empty, NodeName
 from fairlead.schema.owned import (
+    FORCE_REPLACE,
     OWNED_APPLY,
     OWNED_DELETE,
     OWNED_REPLACE,
@@ -171,10 +172,26 @@ async def test_what_makes_no_sense_is_named(world: World, documents: tuple[Polic
     assert await names(world) == set()
 
 
+async def test_a_set_whose_tests_fail_is_stored_by_force_and_says_so(world: World) -> None:
+    failing = document("a", tests=expecting("allow", "6379"))
+    with pytest.raises(InvalidInput, match="6379"):
+        await state(world, failing)
+    done = await world.bus.request(FORCE_REPLACE, ReplacePolicies(owner=SHOP, documents=(failing,), wait_s=5))
+    assert done.stored[0].warnings[0].startswith("forced: ")
+    assert await names(world) == {("a", SHOP)}
+
+
 async def test_another_owners_document_is_not_taken_although_it_is_the_same(world: World) -> None:
     await state(world, document("a"))
     with pytest.raises(Denied, match="belongs to compose/shop"):
         await state(world, document("a"), owner="compose/blog")
+    taken = ReplacePolicies(owner="compose/blog", documents=(document("a"),), author="root", wait_s=5)
+    await world.bus.request(FORCE_REPLACE, taken)
+    assert await names(world) == {("a", "compose/blog")}
+    assert (await world.bus.request(POLICIES, Empty())).policies[0].forced
+    await world.bus.request(FORCE_REPLACE, replace(taken, documents=()))
+    assert await names(world) == set()
+    await state(world, document("a"))
     forced = ApplyPolicy(document=document("a", "2"), owner="compose/blog")
     await world.bus.request(FORCE_APPLY, forced)
     assert await names(world) == {("a", "compose/blog")}
