@@ -19,6 +19,8 @@ from fairlead.address import Address, Prefix
 from fairlead.errors import InvalidInput
 
 _PREFIX = "FAIRLEAD_"
+STATE_DIR = "/var/lib/fairlead"
+"""The default of the option `state_dir`."""
 
 
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +44,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """File with our certificate for etcd, and `etcd_key` with its key; empty: the ones beside our seed, if they are there."""
     etcd_key: str = ""
     etcd_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 3.0
-    state_dir: str = "/var/lib/fairlead"
+    state_dir: str = STATE_DIR
     """What must survive a restart; each service uses a folder of its own name in it."""
     log_level: Annotated[str, Meta(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     syslog: str = ""

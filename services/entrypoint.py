@@ -30,6 +30,7 @@ import msgspec
 from msgspec import Meta
 
 from fairlead import syslog
+from fairlead.admission import FOLDER, Record, recall
 from fairlead.clock import SYSTEM, Clock
 from fairlead.config import CommonSettings, load
 from fairlead.errors import InvalidInput
@@ -49,24 +50,6 @@ class AdmissionSettings(CommonSettings, frozen=True, kw_only=True):
 
     fleet_size: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     """How many nodes run Fairlead; 0: unknown, then nobody waits."""
-
-
-Seconds1970 = Annotated[float, Meta(ge=0, le=1e11)]
-Count = Annotated[int, Meta(ge=0, le=1000)]
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered between starts, in seconds since 1970; 0: never."""
-
-    boot: str = ""
-    started_s: Seconds1970 = 0
-    """When the newest start was admitted."""
-    due_s: Seconds1970 = 0
-    """When the start that is waiting now will be; 0: none is waiting."""
-    held: Count = 0
-    """How many starts in a row had been held back when that start was admitted."""
-    due_held: Count = 0
-    """The same for the start that is waiting."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +101,6 @@ def decide(now_s: float, agent: str, boot: str, window: float, record: Record) -
     return Decision(wait_s, reason, waiting, Record(boot=boot, started_s=now_s + wait_s, held=held))
 
 
-def recall(path: Path) -> Record:
-    """Return what is remembered; nothing where the file is absent or unreadable."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
-    except FileNotFoundError:
-        return Record()
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        _LOG.warning("%s: cannot be read (%s): counts as the first start", path, error)
-        return Record()
-
-
 def remember(path: Path, record: Record) -> None:
     """Write what is to be remembered; a start must not fail because it cannot be."""
     try:
@@ -144,13 +116,14 @@ async def admit(
     settings: AdmissionSettings, service: str, boot: str, clock: Clock = SYSTEM, meanwhile: Meanwhile = _alone
 ) -> None:
     """Return when the service may start; `meanwhile` has others hear of the wait, and end it."""
-    folder = Path(settings.state_dir) / "admission"
+    folder = Path(settings.state_dir) / FOLDER
     path, override = folder / f"{service}.json", folder / "start-now"
     window = window_s(settings.fleet_size)
     decision = decide(clock.now().timestamp(), f"{settings.node}/{service}", boot, window, recall(path))
     due = clock.monotonic_s() + decision.wait_s
     if decision.wait_s:
-        remember(path, decision.waiting)
+        told = msgspec.structs.replace(decision.waiting, node=settings.node, reason=decision.reason)
+        remember(path, told)
         facts = (service, decision.wait_s, settings.fleet_size, window / 60, decision.reason, override)
         _LOG.info("%s starts in %.0f s (fleet of %d, window %.1f min, %s); to start now: touch %s", *facts)
         moment = clock.now() + timedelta(seconds=decision.wait_s)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from datetime import datetime
+from pathlib import Path
 
 from clients.cli import command, output
 from clients.cli.output import Answer, Exit
 from clients.cli.session import Session
-from fairlead.errors import FairleadError
+from fairlead.admission import waiting_here
+from fairlead.config import STATE_DIR
+from fairlead.errors import FairleadError, Unavailable
+from fairlead.schema.admission import WaitingStart
 from fairlead.schema.base import Empty, NodeName
 from fairlead.schema.health import HEALTH, Health
 from fairlead.schema.metrics import METRICS
@@ -18,13 +23,15 @@ _EXPECTED = ("ipam", "datapath")
 
 
 async def run(session: Session) -> Answer:
-    """Ask everybody how they are."""
-    found = await session.bus.gather(HEALTH, Empty(), wait_s=min(session.timeout_s, 0.7))
-    nodes = await session.nodes()
-    absent = missing(found, nodes)
-    rows = [_row(one, session.clock.now()) for one in sorted(found, key=lambda one: (one.service, one.node))]
+    """Ask everybody how they are. Starts of this machine that wait are shown without the bus, too."""
+    here = waiting_here(Path(os.environ.get("FAIRLEAD_STATE_DIR", STATE_DIR)), session.clock.now())
+    found, nodes = await _asked(session, alone=bool(here))
+    here = [one for one in here if (one.service, one.node) not in {(who.service, who.node) for who in found}]
+    absent = [one for one in missing(found, nodes) if one not in {(start.service, start.node) for start in here}]
+    rows = [_start_row(one) for one in here]
+    rows += [_row(one, session.clock.now()) for one in sorted(found, key=lambda one: (one.service, one.node))]
     rows += [(service, node, "no answer", "-", "-", "is it running?") for service, node in absent]
-    good = bool(found) and not absent and all(one.ok for one in found)
+    good = bool(found) and not absent and not here and all(one.ok for one in found)
     text = output.table(("SERVICE", "NODE", "STATE", "UP", "MEMORY", "DETAIL"), rows) if rows else "no service answers"
     answering = sorted(
         {NodeName(one.node) for one in found if one.service == "datapath" and not waits(one)} & set(nodes)
@@ -32,8 +39,19 @@ async def run(session: Session) -> Answer:
     drops = {node: counted for node in answering if (counted := await dropped(session, node))}
     text = "\n".join([*banners(found), text, *(f"dropped on {node}: {_counted(drops[node])}" for node in drops)])
     value = {"services": found, "absent": [{"service": service, "node": node} for service, node in absent], "ok": good}
-    value["dropped"] = drops
+    value |= {"dropped": drops, "waiting_here": here}
     return Answer(value, text, Exit.OK if good else Exit.NO)
+
+
+async def _asked(session: Session, *, alone: bool) -> tuple[list[Health], tuple[NodeName, ...]]:
+    """Return who answered and the nodes that there are; nothing of both where no bus is and there is something to show without."""
+    try:
+        found = await session.bus.gather(HEALTH, Empty(), wait_s=min(session.timeout_s, 0.7))
+        return found, await session.nodes()
+    except Unavailable:
+        if not alone:
+            raise
+        return [], ()
 
 
 async def dropped(session: Session, node: NodeName) -> dict[str, int]:
@@ -80,6 +98,14 @@ def _row(one: Health, now: datetime) -> tuple[object, ...]:
     wrong = "; ".join(f"{aspect.name}: {aspect.detail or 'not ok'}" for aspect in one.conditions if not aspect.ok)
     state = "ok" if one.ok else "waiting" if waits(one) else "degraded"
     return one.service, one.node, state, output.age(one.since, now), output.mebibytes(one.rss_bytes), wrong
+
+
+def _start_row(one: WaitingStart) -> tuple[object, ...]:
+    """Return what this machine's disk says of a start that nobody hears of on the bus."""
+    words = (
+        f"admission: not started: waits until {one.due:%Y-%m-%dT%H:%M:%SZ} ({one.reason}); it is not heard on the bus"
+    )
+    return one.service, one.node, "waiting", "-", "-", words
 
 
 def register(commands: command.Subcommands) -> None:

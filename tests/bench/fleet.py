@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from services.entrypoint import Record, decide, window_s
+from fairlead.admission import Record
+from services.entrypoint import decide, window_s
 from tests.bench.tables import Table
 
 SERVICES = ("ipam", "datapath", "bgp")

@@ -17,15 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairlead.admission import Record, recall
 from fairlead.clock import SYSTEM, ManualClock
 from services.entrypoint import (
     AdmissionSettings,
-    Record,
     admit,
     decide,
     jitter,
     main,
-    recall,
     remember,
     window_s,
 )

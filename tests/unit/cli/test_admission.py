@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from clients.cli.output import Exit
+from fairlead.admission import Record
 from fairlead.bus import route
 from fairlead.clock import ManualClock
 from fairlead.errors import InvalidInput
 from fairlead.schema.admission import START_NOW
 from fairlead.schema.health import HEALTH
+from services.entrypoint import remember
 from services.waiting import Waiting
 from tests.unit.cli.world import NOW, World
 
@@ -67,4 +70,23 @@ async def test_status_shows_who_waits_until_when_and_why_and_asks_no_more_of_the
     [line] = [line for line in found.text.splitlines() if line.startswith("datapath  n3")]
     assert line.split()[2] == "waiting"
     assert "not started: waits until 2026-01-01T00:14:00Z (its place in the window)" in line
+    assert found.status == Exit.NO
+
+
+async def test_status_shows_a_start_of_this_machine_that_no_bus_hears_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIRLEAD_STATE_DIR", str(tmp_path))
+    world = await World().start()
+    due_s = (NOW + timedelta(minutes=7)).timestamp()
+    remember(tmp_path / "admission/bgp.json", Record(due_s=due_s, node="n2", reason="its place in the window"))
+    remember(tmp_path / "admission/ipam.json", Record(due_s=due_s, node="n3", reason="heard on the bus too"))
+    remember(tmp_path / "admission/policy.json", Record(due_s=NOW.timestamp() - 1, node="p1"))
+    await waiting(world, "n3", "ipam", 7)
+    found = await world.run("status")
+    lines = [line for line in found.text.splitlines() if "waiting" in line]
+    assert [line.split()[:3] for line in lines if "not heard" in line] == [["bgp", "n2", "waiting"]]
+    assert "waits until 2026-01-01T00:07:00Z (its place in the window)" in found.text
+    assert sum("ipam  " in line for line in lines) == 1
+    assert "p1" not in "".join(lines)
     assert found.status == Exit.NO
