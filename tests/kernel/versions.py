@@ -22,7 +22,7 @@ FLOW_GREW = (
         "\t__u32 hop_mtu;\n\t__u32 reserved;\n\t__u64 grown;\n};",
     ),
     ("kernel/abi.py", 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")', 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4xQ")'),
-    ("kernel/abi.py", '"scratch": MapSpec("percpu_array", 4, 232, 1)', '"scratch": MapSpec("percpu_array", 4, 240, 1)'),
+    ("kernel/abi.py", '"scratch": MapSpec("percpu_array", 4, 376, 1)', '"scratch": MapSpec("percpu_array", 4, 384, 1)'),
 )
 STATE_GREW = (
     (

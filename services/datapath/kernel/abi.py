@@ -129,7 +129,7 @@ def map_specs(flows: int, addresses: int, masquerades: int = 1) -> dict[str, Map
         "host_addresses": MapSpec("hash", 16, 4, 4096, NO_PREALLOC),
         "failsafe": MapSpec("hash", 4, 4, 4096, NO_PREALLOC),
         "conntrack": MapSpec("lru_hash", FLOW_KEY.size, FLOW.size, flows),
-        "scratch": MapSpec("percpu_array", 4, 232, 1),
+        "scratch": MapSpec("percpu_array", 4, 376, 1),
         "masquerade": MapSpec("lru_hash", MASQUERADE_KEY.size, MASQUERADE.size, masquerades),
         "masquerade_addresses": MapSpec("hash", 8, 16, 256, NO_PREALLOC),
         "masquerade_exclusions": MapSpec("lpm_trie", 24, 4, 65536, NO_PREALLOC),

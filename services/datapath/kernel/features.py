@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import resource
 import struct
 from collections.abc import Callable, Iterable
 
@@ -30,7 +31,8 @@ _HASH, _TRIE = "hash", "lpm_trie"
 
 
 def probe(wire: Netlink) -> tuple[Feature, ...]:
-    """Try everything; makes nothing that stays. Raises KernelError when programs cannot even be tried."""
+    """Try everything; makes nothing that stays, but lifts RLIMIT_MEMLOCK where maps count. Raises KernelError when programs cannot even be tried."""
+    apart = _memory_apart()
     helpers = [Feature(f"helper {name}", _helper(number), use) for name, (number, use) in _HELPERS.items()]
     devices = [
         Feature(f"{kind} devices", overlay.can_make(wire, kind), f"routing = {kind}", "another `routing`")
@@ -38,6 +40,7 @@ def probe(wire: Netlink) -> tuple[Feature, ...]:
     ]
     return (
         *helpers,
+        Feature("memory of maps apart", apart, "maps of any size", "RLIMIT_MEMLOCK lifted"),
         Feature("ring buffer", _made(lambda: syscalls.map_create("ringbuf", 0, 0, 4096)), "reports of flows and drops"),
         Feature("inner maps of any size", _inner_maps(), "policy maps that grow"),
         _batch("hash", _HASH, 0),
@@ -55,6 +58,22 @@ def require(features: Iterable[Feature]) -> None:
             f"kernel {platform.release()} lacks {', '.join(missing)}: run kernel 5.10 or newer, with CONFIG_BPF_SYSCALL, "
             f"CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS"
         )
+
+
+def _memory_apart() -> bool:
+    """Tell whether maps count apart from what the process may lock (since 5.11); where they do not, lift that limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
+    apart = _made(lambda: syscalls.map_create(_HASH, 8, 8, 1))
+    try:
+        endless = resource.RLIM_INFINITY, resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard) if apart else endless)
+    except ValueError as error:
+        raise KernelError(
+            f"kernel {platform.release()} counts maps as locked memory, and the limit of that cannot be lifted: run with "
+            f"CAP_SYS_RESOURCE, or with an unlimited RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=infinity, compose: ulimits: memlock: -1)"
+        ) from error
+    return apart
 
 
 def _helper(number: int) -> bool:

@@ -138,14 +138,14 @@ static __always_inline void keep_hop(struct flow *flow, const struct settings *c
 
 /* Find a masqueraded flow's way off the node, and have an outer end for it that fits the way. Returns 0 or a reason. */
 static __always_inline int find_outer_end(struct __sk_buff *skb, const struct packet *p, const struct settings *config,
-					  struct flow *flow)
+					  struct flow *flow, struct flow_key *inner)
 {
 	struct neighbour next = {};
 	__u32 ifindex = 0, mtu = 0;
 	int reason = find_hop(skb, p, config, &next, &ifindex, &mtu);
 
 	if (!reason)
-		reason = map_flow(p, config, flow, ifindex);
+		reason = map_flow(p, config, flow, ifindex, inner);
 	if (!reason)
 		keep_hop(flow, config, &next, ifindex, mtu);
 	return reason;

@@ -121,7 +121,7 @@ static __always_inline int handle_judged(struct __sk_buff *skb, struct packet *p
 			/* a packet that begins no flow, or finds one that is over, leaves only as it did before */
 			v->reason = DROP_NO_MAPPING;
 			if (flow && flow->flags & FLOW_MASQUERADED)
-				v->reason = find_outer_end(skb, p, config, flow);
+				v->reason = find_outer_end(skb, p, config, flow, &news->inner);
 			if (READ_ONCE(v->reason))
 				return drop(skb, p, v);
 		}

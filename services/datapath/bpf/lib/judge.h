@@ -147,32 +147,46 @@ static __always_inline void audit(const struct endpoint_state *state, __u32 dire
 	v->reason = 0;
 }
 
+/*
+ * Note who is asked for what: the initiator's egress policy and the responder's ingress policy. `reply`: the sender is
+ * the responder. All in one place and into the map, so that to the verifier it is one world whoever began.
+ */
+static __always_inline void call_judges(struct packet *p, struct parties *who, bool reply, struct scratch *news)
+{
+	__u32 initiator = reply ? who->destination_endpoint : who->source_endpoint;
+	__u32 responder = reply ? who->source_endpoint : who->destination_endpoint;
+	__u32 exempt = exempt_from_policy(p, who, reply);
+	struct verdict *v = &news->verdict;
+
+	WRITE_ONCE(news->judge[EGRESS], initiator == exempt ? 0 : initiator);
+	WRITE_ONCE(news->judge[INGRESS], responder == exempt ? 0 : responder);
+	news->wanted[EGRESS].identity = reply ? v->source_identity : v->destination_identity;
+	news->wanted[INGRESS].identity = reply ? v->destination_identity : v->source_identity;
+	news->wanted[EGRESS].port_be = news->wanted[INGRESS].port_be = reply ? p->sport_be : p->policy_port_be;
+	news->wanted[EGRESS].protocol = news->wanted[INGRESS].protocol = p->protocol;
+	news->wanted[EGRESS].direction = EGRESS;
+	news->wanted[INGRESS].direction = INGRESS;
+}
+
 /* Judge both ends' policies of the flow that the packet belongs to; `reply`: the sender is its responder. */
 static __always_inline void judge_flow(struct __sk_buff *skb, struct packet *p, struct parties *who, bool reply,
 				       struct verdict *v, struct scratch *news)
 {
-	__u32 initiator = reply ? who->destination_endpoint : who->source_endpoint;
-	__u32 responder = reply ? who->source_endpoint : who->destination_endpoint;
-	struct policy_key key = {.protocol = p->protocol, .direction = EGRESS};
-	__u32 exempt = exempt_from_policy(p, who, reply);
+	struct endpoint_state *initiator = reply ? who->destination : who->source;
+	struct endpoint_state *responder = reply ? who->source : who->destination;
 
+	call_judges(p, who, reply, news);
 	v->reason = 0;
-	if (initiator && initiator != exempt) {
-		key.identity = reply ? v->source_identity : v->destination_identity;
-		key.port_be = reply ? p->sport_be : p->policy_port_be;
-		judge_policy(skb, initiator, reply ? who->destination : who->source, &key, v);
-		audit(reply ? who->destination : who->source, EGRESS, v, news);
+	if (READ_ONCE(news->judge[EGRESS])) {
+		judge_policy(skb, initiator, EGRESS, news);
+		audit(initiator, EGRESS, v, news);
 		if (READ_ONCE(v->reason))
 			return;
 	}
-	if (!responder || responder == exempt)
-		return;
-	key.identity = reply ? v->destination_identity : v->source_identity;
-	key.port_be = reply ? p->sport_be : p->policy_port_be;
-	key.protocol = p->protocol;
-	key.direction = INGRESS;
-	judge_policy(skb, responder, reply ? who->source : who->destination, &key, v);
-	audit(reply ? who->source : who->destination, INGRESS, v, news);
+	if (READ_ONCE(news->judge[INGRESS])) {
+		judge_policy(skb, responder, INGRESS, news);
+		audit(responder, INGRESS, v, news);
+	}
 }
 
 /* What broken glass lets through gets the stamp of an epoch that is over: the packet after its end is denied again. */
@@ -229,16 +243,30 @@ static __always_inline int record(struct __sk_buff *skb, struct packet *p, struc
  * Let an error pass that quotes a packet of an allowed flow. What a pod says of a masqueraded flow speaks of the outer
  * end then. Returns 0, UNRELATED or a reason.
  */
-static __always_inline int relate(struct __sk_buff *skb, struct packet *p, int origin, const struct settings *config)
+static __always_inline int relate(struct __sk_buff *skb, struct packet *p, int origin, const struct settings *config,
+				  struct scratch *news)
 {
-	struct packet quoted = {};
-	struct flow *flow = related_flow(skb, p, &quoted, config);
+	struct packet *quoted = &news->quoted;
+	struct flow *flow;
 
+	__builtin_memset(quoted, 0, sizeof(*quoted));
+	flow = related_flow(skb, p, quoted, &news->inner, config);
 	if (!flow)
 		return UNRELATED;
 	if (origin == ORIGIN_POD && flow->flags & FLOW_MASQUERADED)
-		return masquerade_error(skb, p, &quoted, flow);
+		return masquerade_error(skb, p, quoted, flow);
 	return 0;
+}
+
+/* Have the numbers be unknown: else each end that a packet may have is a world of its own to the verifier. */
+static __always_inline void forget(struct parties *who, struct scratch *news)
+{
+	WRITE_ONCE(news->source_endpoint, who->source_endpoint);
+	WRITE_ONCE(news->destination_endpoint, who->destination_endpoint);
+	WRITE_ONCE(news->far_flags, who->far_flags);
+	who->source_endpoint = READ_ONCE(news->source_endpoint);
+	who->destination_endpoint = READ_ONCE(news->destination_endpoint);
+	who->far_flags = READ_ONCE(news->far_flags);
 }
 
 /* Returns CONTINUE for a packet that passes, REFUSED for one that is dropped, or what to do with it. */
@@ -263,14 +291,12 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int or
 	if (v->reason)
 		return v->reason == NOT_OURS ? TC_ACT_OK : REFUSED;
 	find_identities(p, origin, who, v);
-	/* as an unknown number: else each place where the far end may be is a world of its own to the verifier */
-	WRITE_ONCE(news->far_flags, who->far_flags);
-	who->far_flags = READ_ONCE(news->far_flags);
+	forget(who, news);
 	if (is_held(who, v))
 		return REFUSED;
 	v->reason = 0;
 	if (p->icmp_error) {
-		int related = relate(skb, p, origin, config);
+		int related = relate(skb, p, origin, config, news);
 
 		v->reason = related == UNRELATED ? 0 : related;
 		if (related != UNRELATED)
@@ -279,6 +305,7 @@ static __always_inline int judge(struct __sk_buff *skb, struct packet *p, int or
 	if (origin == ORIGIN_POD && !flow && !who->destination_endpoint && !who->far_flags &&
 	    shall_masquerade(p, v->destination_identity, config))
 		who->far_flags = FLOW_MASQUERADED;
+	forget(who, news);
 	/* a pod may always reach itself: no policy speaks of that */
 	if (who->source_endpoint != who->destination_endpoint)
 		judge_flow(skb, p, who, v->is_reply, v, news);

@@ -125,19 +125,19 @@ static __always_inline bool can_masquerade(const struct packet *p)
 
 /* Tell whether the row still leads to a flow that lives and has this port. */
 static __always_inline bool is_taken(const struct masquerade_key *key, const struct masquerade *row,
-				     const struct settings *config)
+				     const struct settings *config, struct flow_key *inner)
 {
-	struct flow_key inner = {};
 	struct flow *flow;
 
-	make_flow_key(&inner, &row->pod, &key->remote, row->pod_port_be, key->remote_port_be);
-	inner.protocol = key->protocol;
-	flow = conntrack.lookup(&inner);
+	make_flow_key(inner, &row->pod, &key->remote, row->pod_port_be, key->remote_port_be);
+	inner->protocol = key->protocol;
+	flow = conntrack.lookup(inner);
 	return flow && flow->nat_port_be == key->own_port_be && flow_alive(flow, config, key->protocol);
 }
 
 /* Make the row be there for this pod's end. */
-static __always_inline bool claim_port(struct masquerade_scratch *wanted, const struct settings *config)
+static __always_inline bool claim_port(struct masquerade_scratch *wanted, const struct settings *config,
+				       struct flow_key *inner)
 {
 	struct masquerade *row;
 
@@ -150,7 +150,7 @@ static __always_inline bool claim_port(struct masquerade_scratch *wanted, const 
 			return true;
 		}
 		/* while tables move, a port's flow may stand in the former one alone */
-		if (is_moving() || is_taken(&wanted->key, row, config))
+		if (is_moving() || is_taken(&wanted->key, row, config, inner))
 			return false;
 		masquerade.delete(&wanted->key);
 	}
@@ -171,10 +171,11 @@ static __always_inline __u32 port_hash(const struct packet *p)
 
 /*
  * Have a port outside for the flow: the one that it has, else the pod's own, else one that is free. Returns 0 or a
- * reason. Which ports are tried depends on the flow alone, so that two processors find the same for one flow.
+ * reason. Which ports are tried depends on the flow alone, so that two processors find the same for one flow. `inner`:
+ * where the flow that holds a port is looked for.
  */
 static __always_inline int map_flow(const struct packet *p, const struct settings *config, struct flow *flow,
-				    __u32 ifindex)
+				    __u32 ifindex, struct flow_key *inner)
 {
 	struct way_out way = {.ifindex = ifindex, .family = p->family};
 	__u32 zero = 0, hash = port_hash(p), step, range, port;
@@ -196,7 +197,7 @@ static __always_inline int map_flow(const struct packet *p, const struct setting
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < PORT_TRIES + 1; i++) {
 		wanted->key.own_port_be = BE16(port);
-		if (in_port_range(config, port) && claim_port(wanted, config)) {
+		if (in_port_range(config, port) && claim_port(wanted, config, inner)) {
 			flow->nat_address = wanted->key.own;
 			flow->nat_port_be = wanted->key.own_port_be;
 			return 0;

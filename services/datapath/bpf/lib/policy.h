@@ -10,107 +10,95 @@
 #pragma once
 #include "events.h"
 
-struct candidate {
-	struct policy_value *value;
-	struct policy_key key;
-	__u32 rank;
-	__u32 by_range;
-};
-
 static __always_inline __u32 rank_of(const struct policy_value *value, __u32 specificity)
 {
 	return (value->flags & POLICY_DENY ? 1u << 16 : 0) | (__u32)value->precedence << 8 | specificity;
 }
 
-static __always_inline void consider(void *table, struct policy_key *key, __u32 specificity, struct candidate *best)
+/*
+ * Ask for one key in the scratch map, and return the better of the answer and `best`. Keys and rank stand in the map,
+ * so that the verifier has no more to follow from one question to the next than whether there was an answer (6.1: a
+ * million steps, or a fifth).
+ */
+static __always_inline struct policy_value *better(void *table, void *key, __u32 specificity, struct policy_value *best,
+						   struct policy_key *entry, struct scratch *news)
 {
 	struct policy_value *value = bpf_map_lookup_elem(table, key);
 	__u32 rank;
 
 	if (!value)
-		return;
-	rank = rank_of(value, specificity);
-	if (!best->value || rank > best->rank) {
-		best->value = value;
-		best->key = *key;
-		best->rank = rank;
-		best->by_range = 0;
-	}
-}
-
-static __always_inline void consider_range(void *table, struct range_key *key, __u32 specificity,
-					   struct candidate *best)
-{
-	struct policy_value *value = bpf_map_lookup_elem(table, key);
-	__u32 rank;
-
-	if (!value)
-		return;
-	rank = rank_of(value, specificity);
-	if (!best->value || rank > best->rank) {
-		best->value = value;
-		best->rank = rank;
-		best->by_range = 1;
-	}
+		return best;
+	rank = rank_of(value, specificity) + 1; /* even the least is more than none */
+	if (rank <= READ_ONCE(news->rank))
+		return best;
+	WRITE_ONCE(news->rank, rank);
+	if (entry)
+		news->verdict.entry = *entry;
+	news->verdict.by_range = !entry;
+	return value;
 }
 
 /* User space lets no two blocks of one peer overlap, so the longest match is the only one. */
-static __always_inline void best_range(void *table, const struct policy_key *wanted, struct candidate *best)
+static __always_inline struct policy_value *best_range(void *table, const struct policy_key *wanted,
+						       struct scratch *news)
 {
-	struct range_key key = {.prefix_length = 64, .identity = wanted->identity};
+	struct range_key *key = &news->wanted_range;
+	struct policy_value *best;
 
-	key.protocol = wanted->protocol;
-	key.direction = wanted->direction;
-	key.port_be = wanted->port_be;
-	consider_range(table, &key, 5, best);
-	key.identity = 0;
-	consider_range(table, &key, 4, best);
+	key->prefix_length = 64;
+	key->identity = wanted->identity;
+	key->protocol = wanted->protocol;
+	key->direction = wanted->direction;
+	key->port_be = wanted->port_be;
+	best = better(table, key, 5, 0, 0, news);
+	key->identity = 0;
+	return better(table, key, 4, best, 0, news);
 }
 
 /* `key` names peer, port and protocol in full; it comes back changed. */
-static __always_inline void best_entry(void *table, struct policy_key *key, struct candidate *best)
+static __always_inline struct policy_value *best_entry(void *table, struct policy_key *key, struct policy_value *best,
+						       struct scratch *news)
 {
-	__u32 peer = key->identity;
-	__u16 port_be = key->port_be;
-	__u8 protocol = key->protocol;
+	__u32 peer = READ_ONCE(key->identity);
 
 	/* port 0 as a key means any port, so it is no more specific than that */
-	consider(table, key, port_be ? 7 : 3, best);
+	best = better(table, key, key->port_be ? 7 : 3, best, key, news);
 	key->identity = 0;
-	consider(table, key, port_be ? 6 : 2, best);
+	best = better(table, key, key->port_be ? 6 : 2, best, key, news);
 	key->port_be = 0;
-	consider(table, key, 2, best);
+	best = better(table, key, 2, best, key, news);
 	key->identity = peer;
-	consider(table, key, 3, best);
+	best = better(table, key, 3, best, key, news);
 	key->protocol = 0;
-	consider(table, key, 1, best);
+	best = better(table, key, 1, best, key, news);
 	key->identity = 0;
-	consider(table, key, 0, best);
+	return better(table, key, 0, best, key, news);
 }
 
-/* Judge one direction at one endpoint. Fills the verdict's reason, provenance, endpoint and direction. */
-static __always_inline void judge_policy(const struct __sk_buff *skb, __u32 endpoint,
-					 const struct endpoint_state *state, struct policy_key *key, struct verdict *v)
+/* Judge one direction at the endpoint that `judge` names. Fills the verdict's reason, provenance, endpoint, direction.
+ */
+static __always_inline void judge_policy(const struct __sk_buff *skb, const struct endpoint_state *state,
+					 __u32 direction, struct scratch *news)
 {
-	struct candidate best = {};
-	struct policy_value *entry;
+	struct policy_key *wanted = &news->wanted[direction];
+	__u32 *endpoint = &news->judge[direction];
+	struct verdict *v = &news->verdict;
+	struct policy_value *entry = 0;
 	void *table;
 
-	v->endpoint = endpoint;
-	v->direction = key->direction;
-	v->provenance = key->direction == EGRESS ? state->egress_default_deny : state->ingress_default_deny;
+	v->endpoint = *endpoint;
+	v->direction = direction;
+	v->provenance = direction == EGRESS ? state->egress_default_deny : state->ingress_default_deny;
 	v->reason = DROP_POLICY;
-	table = policy_ranges.lookup(&endpoint);
+	WRITE_ONCE(news->rank, 0);
+	table = policy_ranges.lookup(endpoint);
 	if (table)
-		best_range(table, key, &best);
-	table = policies.lookup(&endpoint);
+		entry = best_range(table, wanted, news);
+	table = policies.lookup(endpoint);
 	if (table)
-		best_entry(table, key, &best);
-	entry = best.value;
+		entry = best_entry(table, wanted, entry, news);
 	if (!entry)
 		return;
-	v->entry = best.key;
-	v->by_range = best.by_range;
 	__sync_fetch_and_add(&entry->packets, 1);
 	__sync_fetch_and_add(&entry->bytes, skb->len);
 	v->provenance = entry->provenance;

@@ -48,18 +48,17 @@ static __always_inline bool read_quoted(struct __sk_buff *skb, const struct pack
 
 /* Return the allowed flow of which the error quotes a packet that the error's receiver sent, or nothing. */
 static __always_inline struct flow *related_flow(struct __sk_buff *skb, const struct packet *p, struct packet *quoted,
-						 const struct settings *config)
+						 struct flow_key *key, const struct settings *config)
 {
-	struct flow_key key = {};
 	struct flow *flow;
 
 	if (!read_quoted(skb, p, quoted) || !same_address(&quoted->source, &p->destination))
 		return 0;
-	make_flow_key(&key, &quoted->source, &quoted->destination, quoted->sport_be, quoted->dport_be);
-	key.protocol = quoted->protocol;
-	bring_flow(&key);
-	flow = conntrack.lookup(&key);
-	if (!flow || !flow_alive(flow, config, key.protocol) || flow->epoch != epoch_of_flow(flow, config))
+	make_flow_key(key, &quoted->source, &quoted->destination, quoted->sport_be, quoted->dport_be);
+	key->protocol = quoted->protocol;
+	bring_flow(key);
+	flow = conntrack.lookup(key);
+	if (!flow || !flow_alive(flow, config, quoted->protocol) || flow->epoch != epoch_of_flow(flow, config))
 		return 0;
 	return flow;
 }

@@ -32,5 +32,14 @@ struct scratch {
 	__u8 reason;
 	__u8 direction;
 	__u32 far_flags;
+	/* whose policies are asked for what, by direction, and the rank of the best answer so far; 0: none yet */
+	struct policy_key wanted[2];
+	struct range_key wanted_range;
+	__u32 rank;
+	__u32 judge[2]; /* endpoint, or 0 */
+	__u32 source_endpoint;
+	__u32 destination_endpoint;
+	struct packet quoted;
+	struct flow_key inner; /* of the flow that an error quotes, or that holds a port */
 };
 MAP("percpu_array", __u32, struct scratch, scratch);
