@@ -3,7 +3,7 @@ PY := .venv/bin/python
 BIN := .venv/bin
 CODE := fairlead services clients tests
 BPF = $(shell find services/datapath/bpf -name '*.[ch]' -not -path '*/shim/*')
-.PHONY: all setup fmt check generated test test-restart lab lab-down bench bench-control bench-policy fuzz fuzz-packets lab-policy bench-datapath test-compose bench-docker fleet-simulation
+.PHONY: all setup fmt check generated test test-restart test-kernels lab lab-down bench bench-control bench-policy fuzz fuzz-packets lab-policy bench-datapath test-compose bench-docker fleet-simulation
 .NOTPARALLEL:
 
 all: check test
@@ -33,6 +33,9 @@ test: setup  ## every test that this machine can run; says at its end what it co
 
 test-restart: setup  ## a thousand SIGKILLs under traffic, also amid moves of the maps; ARGS="--kills 60 --moves 40" for fewer
 	$(PY) -m tests.restart $(ARGS)
+
+test-kernels: setup  ## the programs on the kernels of Debian and Ubuntu, in virtual machines; ARGS="--only 6.1" for one of them
+	$(PY) -m tests.kernels $(ARGS)
 
 lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it running, ROUTING=vxlan or geneve, FAMILY=6, UNDERLAY=6
 	$(PY) -m tests.lab $(if $(ROUTING),--routing $(ROUTING)) $(if $(FAMILY),--family $(FAMILY)) $(if $(UNDERLAY),--underlay $(UNDERLAY))

@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PROGRAMS="bird birdc bpftool etcd etcdctl redis-server redis-cli ip nsenter ping cc dockerd docker-compose nft iptables busybox debootstrap"
+PROGRAMS="bird birdc bpftool etcd etcdctl redis-server redis-cli ip nsenter ping cc dockerd docker-compose nft iptables busybox debootstrap qemu-system-x86_64"
 PACKAGES="python3-bpfcc python3-venv bird2 etcd-server etcd-client redis-server redis-tools iproute2 iputils-ping linux-libc-dev
- util-linux procps kmod ca-certificates make gcc libc6-dev nftables iptables busybox-static debootstrap"
+ util-linux procps kmod ca-certificates make gcc libc6-dev nftables iptables busybox-static debootstrap qemu-system-x86 xz-utils zstd"
 SERVICES="bird.service bird6.service etcd.service redis-server.service docker.service docker.socket containerd.service nftables.service"
 STAMP=.venv/.fairlead-setup
 export PATH="/usr/local/sbin:$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import struct
 from collections.abc import Iterator
 from contextlib import closing
@@ -46,6 +47,18 @@ def test_this_kernel_has_all_that_is_needed_and_each_feature_says_its_use() -> N
     features.require(found)
     assert len({one.name for one in found}) == len(found)
     assert all(one.use for one in found)
+
+
+def test_the_limit_of_locked_memory_is_lifted_where_maps_count_as_such_and_left_alone_elsewhere() -> None:
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    counted = tuple(int(part) for part in os.uname().release.split(".")[:2]) < (5, 11)
+    apart = features._memory_apart()
+    try:
+        assert apart is not counted
+        endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        assert resource.getrlimit(resource.RLIMIT_MEMLOCK) == (endless if counted else before)
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
 
 
 def test_a_function_that_no_kernel_has_is_not_found() -> None:

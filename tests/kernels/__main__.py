@@ -84,6 +84,13 @@ def table(results: list[Result]) -> list[str]:
     return lines
 
 
+def exit_status(results: list[Result]) -> int:
+    """Return 1 if something failed, else 3 if a kernel was not tried, else 0."""
+    if not all(one.good for one in results if one.tried):
+        return _FAILED
+    return 0 if all(one.tried for one in results) else _NOT_TRIED
+
+
 def main() -> None:
     """Try the kernels, and print what came of it."""
     parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__)
@@ -107,9 +114,7 @@ def main() -> None:
     chosen = [one for one in KERNELS if one.name in options.only]
     results = [try_kernel(one, options.stages, options.limit, options.refresh) for one in chosen]
     print("\n".join(["", *table(results), f"{time.monotonic() - began:.0f} s"]), flush=True)
-    if not all(one.good for one in results if one.tried):
-        sys.exit(_FAILED)
-    sys.exit(0 if all(one.tried for one in results) else _NOT_TRIED)
+    sys.exit(exit_status(results))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.kernels.packages import Unpacked
@@ -47,16 +46,6 @@ echo $? >/run/told/status
 sync
 busybox poweroff -f
 """
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a machine ended."""
-
-    status: int | None
-    """The exit status of the command; None: the machine stopped before it ended, or ran out of time."""
-    console: str
-    """The last lines that it said."""
 
 
 def missing() -> str:

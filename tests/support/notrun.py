@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
+_ELSEWHERE = (
+    "this run knows the kernel of this machine alone; those of the distributions are another command: make test-kernels"
+)
+
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Count skipped tests by reason, and print them as the last section."""
+    terminalreporter.write_line(_ELSEWHERE)
     skipped: list[pytest.TestReport] = terminalreporter.stats.get("skipped", [])
     reasons = Counter(_reason(report) for report in skipped)
     if not reasons:
