@@ -24,21 +24,21 @@ mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
 for module in $(cat /modules/order); do insmod /modules/$module || echo "no $module"; done
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose files /files || exec poweroff -f
 mount -t tmpfs -o size=3g tmpfs /written && mkdir /written/data /written/work
-mount -t overlay -o lowerdir=/files,upperdir=/written/data,workdir=/written/work overlay /root || exec poweroff -f
+mount -t overlay -o lowerdir=/files,upperdir=/written/data,workdir=/written/work overlay /whole || exec poweroff -f
 for kind in proc sysfs devtmpfs; do
     case $kind in proc) at=proc;; sysfs) at=sys;; devtmpfs) at=dev;; esac
-    mount -t $kind $kind /root/$at
+    mount -t $kind $kind /whole/$at
 done
-mkdir -p /root/dev/pts /root/dev/shm /root/usr/lib/modules/@RELEASE@ /root/run
-mount -t devpts devpts /root/dev/pts; mount -t tmpfs tmpfs /root/dev/shm; mount -t tmpfs tmpfs /root/run
-mount -t bpf bpf /root/sys/fs/bpf; mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
-mount --bind /files@MODULES@ /root/usr/lib/modules/@RELEASE@
-mkdir /root/run/told
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=none told /root/run/told || exec poweroff -f
+mkdir -p /whole/dev/pts /whole/dev/shm /whole/usr/lib/modules/@RELEASE@ /whole/run
+mount -t devpts devpts /whole/dev/pts; mount -t tmpfs tmpfs /whole/dev/shm; mount -t tmpfs tmpfs /whole/run
+mount -t bpf bpf /whole/sys/fs/bpf; mount -t cgroup2 cgroup2 /whole/sys/fs/cgroup
+mount --bind /files@MODULES@ /whole/usr/lib/modules/@RELEASE@
+mkdir /whole/run/told
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=none told /whole/run/told || exec poweroff -f
 ip link set lo up
-exec switch_root /root /bin/sh /run/told/begin
+exec switch_root /whole /bin/sh /run/told/begin
 """
-_BEGIN = """export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+_BEGIN = """export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 hostname fairlead-kernel
 cd @FOLDER@
 @COMMAND@ </dev/null
@@ -121,7 +121,7 @@ def _command(kernel: Unpacked, initramfs: Path, told: Path) -> list[str]:
 
 def _pack(kernel: Unpacked, tree: Path, packed: Path) -> None:
     """Write the file system that the kernel begins with: busybox, the modules for 9p, and what mounts this machine's files."""
-    for name in ("bin", "proc", "sys", "dev", "files", "written", "root", "modules"):
+    for name in ("bin", "proc", "sys", "dev", "files", "written", "whole", "modules"):
         (tree / name).mkdir(parents=True)
     shutil.copy(shutil.which("busybox") or _BUSYBOX, tree / "bin/busybox")
     order = modules_in_order((kernel.modules / "modules.dep").read_text(), _NEEDED)
