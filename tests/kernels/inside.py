@@ -20,7 +20,7 @@ RECORDED = TOLD / "programs.json"
 SUITE = (
     *("abi", "features", "netlink", "programs", "program_verdicts", "program_protocols", "policy_lookup", "denials"),
     *("namespaces", "hairpin", "errors", "flow_reports", "sweep", "audit", "break_glass", "break_glass_host"),
-    *("masquerade", "masquerade_bytes", "masquerade_errors", "masquerade_firewall", "firewall"),
+    *("masquerade", "masquerade_bytes", "masquerade_corners", "masquerade_errors", "masquerade_firewall", "firewall"),
     *("overlay_device", "overlay_garbage", "overlay_firewall", "overlay"),
 )
 """The files of tests/kernel that are run: verdicts, bytes, flows, policy, packets between namespaces and through tunnels of both kinds."""
@@ -59,7 +59,9 @@ def compile_there() -> None:
     maps.ensure_pin_directory(pins)
     Tables(pins, 4096, 4096, 4096).open()
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.BPF_DIRECTORY / "shim")
-    seconds = json.loads(subprocess.check_output([sys.executable, "-m", "services.datapath.kernel.loader", str(pins)]))
+    seconds = json.loads(
+        subprocess.check_output([sys.executable, "-m", "services.datapath.kernel.loader", str(pins), ""])
+    )
     print(f"all {len(abi.PROGRAMS)} programs compiled, verified and pinned in {seconds['seconds']:.0f} s")
 
 
