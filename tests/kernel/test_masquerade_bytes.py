@@ -27,7 +27,6 @@ from tests.kernel.packets import (
     icmp,
     ipv4,
     ipv6,
-    sctp,
     tcp,
     udp,
 )
@@ -198,7 +197,6 @@ def test_errors_speak_of_the_end_that_their_reader_knows(
 def test_what_cannot_be_masqueraded_does_not_leave(out: Rig, pod: TestRun, family: int) -> None:
     other = icmp(13 if family == 4 else 200, v6=family == 6)
     for body, reason in (
-        (sctp(1000, 80), 168),
         (other, 168),
         (tcp(9, 80, RST), 167),
         (echo(family, 1, reply=True), 167),

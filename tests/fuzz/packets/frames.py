@@ -62,6 +62,8 @@ def transport(talk: Talk, chance: Random, *, reply: bool = False) -> bytes:
         if chance.random() < 0.1:
             kind = chance.randrange(256)
         return struct.pack(">BBHHH", kind, chance.randrange(3), chance.randrange(65536), ident, 1) + b"x" * 8
+    if talk.protocol == SCTP:
+        return struct.pack(">HHII", talk.a_port, talk.b_port, 1, chance.choice((0, 0x1234567))) + b"x" * 40
     return struct.pack(">HHHH", talk.a_port, talk.b_port, 16, chance.randrange(65536)) + b"x" * 8
 
 

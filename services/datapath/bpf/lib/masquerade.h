@@ -115,12 +115,13 @@ static __always_inline bool shall_masquerade(const struct packet *p, __u32 ident
 	return !masquerade_exclusions.lookup(&key);
 }
 
-/* Tell whether the transport protocol can be masqueraded: it has ports or an identifier, and a checksum of our kind. */
+/* Tell whether the transport protocol can be masqueraded: it has ports or an identifier, and a checksum that we know.
+ */
 static __always_inline bool can_masquerade(const struct packet *p)
 {
 	if (is_icmp(p))
 		return p->icmp_error || p->sport_be != 0xffff;
-	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP;
+	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || p->protocol == PROTOCOL_SCTP;
 }
 
 /* Tell whether the row still leads to a flow that lives and has this port. */

@@ -3,7 +3,7 @@
 #pragma once
 #include <linux/ip.h>
 #include <linux/ipv6.h>
-#include "packet.h"
+#include "crc32c.h"
 
 /* Since 6.16: the pseudo header's change is not made good by an IP header's checksum. Refused by older kernels. */
 #define CSUM_IPV6 (1ull << 7)
@@ -97,11 +97,14 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		reason = write_port(skb, p->l4_offset + port_at(p, change->source), change->to->port_be);
 		if (reason)
 			return reason;
+		if (p->protocol == PROTOCOL_SCTP)
+			return amend_crc32c(skb, p, port_at(p, change->source), change->from->port_be,
+					    change->to->port_be);
 		if (bpf_l4_csum_replace(skb, checksum, change->from->port_be, change->to->port_be, flags | 2))
 			return DROP_WRITE_ERROR;
 	}
-	if (p->protocol == IPPROTO_ICMP)
-		return 0; /* knows no addresses */
+	if (p->protocol == IPPROTO_ICMP || p->protocol == PROTOCOL_SCTP)
+		return 0; /* know no addresses */
 	return pseudo_changed(skb, p->family, checksum, change, flags) ? DROP_WRITE_ERROR : 0;
 }
 

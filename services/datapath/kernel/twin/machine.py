@@ -90,7 +90,8 @@ class Machine(Ways):
             return untouched
         reason = reason or frames.read_transport(frame, packet, self.fragments, record=not foreign)
         if not reason and masquerades:
-            frame = self.outside.lead_in(frame, packet, self.fragments)
+            led = self.outside.lead_in(frame, packet, self.fragments)
+            frame, reason = (frame, led) if isinstance(led, int) else (led, 0)
         if foreign and not packet.outer_port:
             return untouched
         endpoint = self.rows.receiver(packet.destination, from_stack=from_stack)

@@ -6,11 +6,15 @@ import struct
 from typing import NamedTuple
 
 from services.datapath.kernel.twin.flows import End
-from services.datapath.kernel.twin.frames import ETHERNET, ICMP, ICMPV6, LATER, TCP, UDP, Packet
+from services.datapath.kernel.twin.frames import ETHERNET, ICMP, ICMPV6, LATER, SCTP, TCP, UDP, Packet
+from services.datapath.reports import DropReason
 
 _CHECKSUM_AT = {TCP: 16, UDP: 6}
 _ICMP_CHECKSUM_AT, _ICMP_HEADER = 2, 8
 _HEADER_CHECKSUM_AT = 10
+_SCTP_HEADER, _SCTP_CHECKSUM_AT = 12, 8
+_LONGEST_SCTP = (1 << 14) - 1
+_CRC32C = 0x82F63B78
 
 
 class Change(NamedTuple):
@@ -26,8 +30,8 @@ class Change(NamedTuple):
         return self._replace(source=not self.source)
 
 
-def with_end(frame: bytes, packet: Packet, change: Change) -> bytes:
-    """Return the frame with another end. Only the first fragment has ports and checksum."""
+def with_end(frame: bytes, packet: Packet, change: Change) -> bytes | int:
+    """Return the frame with another end, or why it cannot have it. Only the first fragment has ports and checksum."""
     changed, protocol, family = bytearray(frame), packet.protocol, packet.family
     _write_address(changed, family, ETHERNET, change)
     if packet.fragment == LATER:
@@ -35,8 +39,11 @@ def with_end(frame: bytes, packet: Packet, change: Change) -> bytes:
     checksum = packet.transport + _CHECKSUM_AT.get(protocol, _ICMP_CHECKSUM_AT)
     if change.before[1] != change.after[1]:
         _write_port(changed, packet, change)
+        if protocol == SCTP:
+            reason = _amend_crc32c(changed, packet, change)
+            return reason or bytes(changed)
         _amend(changed, checksum, *_ports(change), may_lack=protocol == UDP)
-    if protocol != ICMP:
+    if protocol not in {ICMP, SCTP}:
         _amend(changed, checksum, *_addresses(family, change), may_lack=protocol == UDP)
     return bytes(changed)
 
@@ -98,3 +105,28 @@ def _amend(changed: bytearray, at: int, before: bytes, after: bytes, *, may_lack
         total = (total & 0xFFFF) + (total >> 16)
     new = ~total & 0xFFFF
     changed[at : at + 2] = struct.pack(">H", 0xFFFF if may_lack and not new else new)
+
+
+def _amend_crc32c(changed: bytearray, packet: Packet, change: Change) -> int:
+    """Make SCTP's checksum good for another port; return 0 or why not. Zero stays: it is computed on the way out.
+
+    A CRC is linear: what changes in it is the CRC of the difference, which is the ports' and then nothing but zeros.
+    """
+    at = packet.transport + _SCTP_CHECKSUM_AT
+    if packet.fragment:
+        return int(DropReason.NO_MASQUERADE)  # it covers the fragments that follow, too
+    if len(changed) < packet.transport + _SCTP_HEADER:
+        return int(DropReason.TRUNCATED)
+    old = int.from_bytes(changed[at : at + 4], "little")
+    if not old:
+        return 0
+    length = int.from_bytes(changed[16:18] if packet.family == 4 else changed[18:20], "big")
+    length += ETHERNET + (0 if packet.family == 4 else 40) - packet.transport
+    if not _SCTP_HEADER <= length <= _LONGEST_SCTP:
+        return int(DropReason.TRUNCATED)
+    difference = change.before[1] ^ change.after[1]
+    register = int.from_bytes(difference.to_bytes(2, "big"), "little")
+    for _ in range(8 * (length - (0 if change.source else 2))):
+        register = register >> 1 ^ (_CRC32C if register & 1 else 0)
+    changed[at : at + 4] = (old ^ register).to_bytes(4, "little")
+    return 0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from services.datapath.kernel.abi import pack_address
 from services.datapath.kernel.twin import frames
 from services.datapath.kernel.twin.flows import End, Ends, Flow, FlowKey, Timeouts, key_of
-from services.datapath.kernel.twin.frames import ICMP, ICMPV6, NO_PORT, TCP, UDP, Fragments, Packet
+from services.datapath.kernel.twin.frames import ICMP, ICMPV6, NO_PORT, SCTP, TCP, UDP, Fragments, Packet
 from services.datapath.kernel.twin.outer import Change, error_with_end, with_end
 from services.datapath.kernel.twin.prefixes import PrefixTable
 from services.datapath.outside import Masquerade
@@ -56,7 +56,7 @@ class Outside:
         """Tell whether the protocol has what an answer can be told apart by."""
         if packet.protocol == (ICMP if packet.family == 4 else ICMPV6):
             return packet.error or packet.ports[0] != NO_PORT
-        return packet.protocol in {TCP, UDP}
+        return packet.protocol in {TCP, UDP, SCTP}
 
     def map_flow(self, packet: Packet, ends: Ends, flow: Flow, now_s: float) -> bool:
         """Have an outer end for the flow: the one it has, else with the pod's own port, else with any that is free."""
@@ -88,8 +88,8 @@ class Outside:
         source, destination = (packet.source, packet.ports[0]), (packet.destination, packet.ports[1])
         return OuterKey(destination, source, packet.protocol) in self.rows
 
-    def lead_in(self, frame: bytes, packet: Packet, fragments: Fragments) -> bytes:
-        """Return what the network sends as it goes to the pod, if it is for a flow's outer end; the packet is read anew then."""
+    def lead_in(self, frame: bytes, packet: Packet, fragments: Fragments) -> bytes | int:
+        """Return what the network sends as it goes to the pod if it is for a flow's outer end, or why it cannot; the packet knows then."""
         if packet.error:
             return self._lead_error_in(frame, packet)
         outer = packet.destination, packet.ports[1]

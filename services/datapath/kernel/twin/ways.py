@@ -66,7 +66,10 @@ class Ways:
         if reason:
             return self._undelivered(case, reason)
         if case.flow and case.flow.masqueraded and case.flow.outer:
-            shorter = with_end(shorter, case.packet, Change(case.ends.source, case.flow.outer, source=True))
+            outer = with_end(shorter, case.packet, Change(case.ends.source, case.flow.outer, source=True))
+            if isinstance(outer, int):
+                return self._undelivered(case, outer)
+            shorter = outer
         return Fate(Action.NETWORK, frame=shorter)
 
     def _to_tunnel(self, case: Case) -> Fate:
