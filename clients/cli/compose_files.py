@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from clients.cli import compose_merge
+from clients.cli.compose_includes import included
 from clients.cli.compose_variables import filled, read_env, unescaped
 from fairlead import manifest
 from fairlead.errors import InvalidInput
@@ -81,9 +82,12 @@ def read(given: Sequence[str], project: str, command: str, environ: Mapping[str,
     if not tool:
         resolved = compose_merge.resolved(contents, variables)
         return Files(name, resolved, extensions)
-    resolved, warnings = _asked(tool, name, paths, contents.values(), environ)
-    _refuse_inherited(contents, extensions)
-    return Files(name, resolved, extensions, (*warnings, *_unread(contents)))
+    others = [one for path in paths for one in included(path, contents[str(path)], variables, _content)]
+    extensions = (*(_extension(str(one.path), one.content, one.variables) for one in others), *extensions)
+    everything = contents | {str(one.path): one.content for one in others}
+    resolved, warnings = _asked(tool, name, paths, everything.values(), environ)
+    _refuse_inherited(everything, extensions)
+    return Files(name, resolved, extensions, tuple(warnings))
 
 
 def _paths(given: Sequence[str], environ: Mapping[str, str]) -> list[Path]:
@@ -197,7 +201,7 @@ def _asked(
     return unescaped(documents[0] if documents else {}), said
 
 
-def _refuse_inherited(contents: Mapping[str, dict[str, Any]], extensions: Iterable[Extension]) -> None:
+def _refuse_inherited(contents: Mapping[str, Mapping[str, Any]], extensions: Iterable[Extension]) -> None:
     """Raise InvalidInput for rules that a service would have by `extends`: compose drops them, and they must not be missed silently."""
     own = {service for extension in extensions for service in extension.services}
     for file, content in contents.items():
@@ -223,11 +227,3 @@ def _inherited(path: Path, content: Mapping[str, Any], name: str, depth: int) ->
     if isinstance(found, dict) and EXTENSION in found:
         return f"{lender} in {path.name}"
     return _inherited(path, content, lender, depth - 1)
-
-
-def _unread(contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [
-        f"{Path(file).name}: `include`: {EXTENSION} of included files is not read: name them with -f"
-        for file, content in contents.items()
-        if "include" in content
-    ]

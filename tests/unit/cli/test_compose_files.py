@@ -207,6 +207,50 @@ def test_what_compose_takes_is_taken(folder: Folder) -> None:
     assert found.resolved["services"]["web"]["labels"] == {"at": "2026-01-01"}
 
 
+def test_what_included_files_say_for_fairlead_is_read_with_their_own_variables(folder: Folder, tmp_path: Path) -> None:
+    for part in ("db", "db/deep"):
+        (folder.path / part).mkdir()
+    folder.write("include: [db/compose.yaml, {path: [web.yaml], env_file: web.env}]\nx-fairlead: {tests: [top]}\n")
+    folder.write("PORT=80\nWHO=nobody\n", "web.env")
+    folder.write("services: {web: {image: web, x-fairlead: {ingress: ['$WHO:$PORT']}}}", "web.yaml")
+    folder.write(
+        "include: [deep/one.yaml]\nservices: {db: {image: db, x-fairlead: {ingress: ['web:$PORT']}}}", "db/compose.yaml"
+    )
+    folder.write("PORT=5432\n", "db/.env")
+    folder.write("x-fairlead: {tests: ['$PORT']}", "db/deep/one.yaml")
+    compose = tmp_path / "compose"  # newer than what is installed here: says what such a one resolves
+    compose.write_text("#!/bin/sh\necho 'services: {web: {image: web}, db: {image: db}}'\n")
+    compose.chmod(0o755)
+    found = read(tool=str(compose), WHO="world")
+    assert [(one.stack, one.services) for one in found.extensions] == [
+        ({"tests": ["5432"]}, {}),
+        (None, {"db": {"ingress": ["web:5432"]}}),
+        (None, {"web": {"ingress": ["world:80"]}}),
+        ({"tests": ["top"]}, {}),
+    ]
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("include", "told"),
+    [
+        ("db.yaml", "compose.yaml: `include`: a list is needed here, not str"),
+        ("[gone.yaml]", "gone.yaml: cannot be read"),
+        ("[compose.yaml]", "`include`: files include one another more than 20 times: one includes itself"),
+        ("[{env_file: a}]", "compose.yaml: `include`: `path`: say which file is included"),
+        ("[{path: [7]}]", "compose.yaml: `include`: `path`: a file is needed here"),
+        ("[7]", "compose.yaml: `include`: a mapping is needed here, not int"),
+        ("['https://example.com/x.yaml']", "https://example.com/x.yaml is not on this machine"),
+        ("[{path: other.yaml, env_file: gone.env}]", "`env_file`: .*gone.env cannot be read"),
+    ],
+)
+def test_includes_that_cannot_be_are_named(folder: Folder, include: str, told: str) -> None:
+    folder.write("services: {}", "other.yaml")
+    folder.write(f"include: {include}\n")
+    with pytest.raises(InvalidInput, match=told.replace("[", r"\[")):
+        read(tool="true")
+
+
 def test_compose_itself_is_asked_where_it_is_installed(folder: Folder) -> None:
     if shutil.which("docker-compose") is None:
         pytest.skip("COMPOSE ITSELF IS NOT ASKED: docker-compose is not installed: run scripts/setup.sh")
