@@ -22,6 +22,7 @@ from fairlead.schema.identity import (
     REGISTER_ENDPOINT,
     REGISTER_NODE,
     WORKLOAD_PUBLISHED,
+    EndpointRegistered,
     ExternalWorkload,
     RegisterEndpoint,
     RegisterNode,
@@ -127,7 +128,15 @@ async def test_the_whole_way_through_crashes_and_outages(
     etcd.ctl("put", "cilium/state/ip/v1/default/172.20.0.2", value)
     await eventually(lambda: admitted(bus, "172.20.0.2/32"))
 
-    # one replica dies: the other answers; both die and return: nothing was forgotten
+    await replicas_die(services, bus, answer, machine)
+    await etcd_and_hub_die(services["one"], bus, etcd, hub, value)
+    assert services["one"].terminate() == 0
+
+
+async def replicas_die(
+    services: dict[str, ServiceProcess], bus: NatsBus, answer: EndpointRegistered, machine: ExternalWorkload
+) -> None:
+    """One dies: the other answers; both die and return: nothing was forgotten."""
     services["one"].kill()
     again = await insist(
         lambda: bus.request(REGISTER_ENDPOINT, web(3), node=N1)
@@ -138,12 +147,14 @@ async def test_the_whole_way_through_crashes_and_outages(
     await insist(lambda: bus.request(REGISTER_ENDPOINT, web(4), node=N1))
     assert (await insist(lambda: bus.request(PUT_WORKLOAD, machine))).changed is False
 
-    # etcd dies: requests say so and nothing is taken back; it returns: all goes on
+
+async def etcd_and_hub_die(one: ServiceProcess, bus: NatsBus, etcd: EtcdServer, hub: NatsServer, value: str) -> None:
+    """Requests say so, and nothing is taken back; when they return, all goes on."""
     etcd.kill()
     with pytest.raises(FairleadError, match="etcd"):
         await bus.request(REGISTER_ENDPOINT, web(5), node=N1)
     assert await admitted(bus, "10.7.1.2/32")
-    assert services["one"].alive
+    assert one.alive
     etcd.start()
     await insist(lambda: bus.request(REGISTER_ENDPOINT, web(5), node=N1))
     await eventually(lambda: admitted(bus, "10.7.1.5/32"))
@@ -153,7 +164,6 @@ async def test_the_whole_way_through_crashes_and_outages(
     etcd.ctl("put", "cilium/state/ip/v1/default/172.20.0.3", value.replace("172.20.0.2", "172.20.0.3"))
     hub.start()
     await eventually(lambda: admitted(bus, "172.20.0.3/32"), 20)
-    assert services["one"].terminate() == 0
 
 
 async def test_ipam_claims_once_and_leases_without_anybody(

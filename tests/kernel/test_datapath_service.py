@@ -70,11 +70,10 @@ async def test_policy_outage_restart_and_emergency_with_real_packets(bench: Benc
     hub = Hub()
     control = Control(hub)
     await control.start()
-    employee, intern, db = ("employee", "10.77.0.2"), ("intern", "10.77.0.3"), ("db", "10.77.0.4")
+    employee, intern, db = ends = ("employee", "10.77.0.2"), ("intern", "10.77.0.3"), ("db", "10.77.0.4")
     first = await Process(tmp_path, hub, bench).start()
-    for name, address in (employee, intern, db):
-        status = await first.attach(name, address, f"app={name}")
-        assert status.state is EndpointState.READY, status
+    states = [(await first.attach(name, address, f"app={name}")).state for name, address in ends]
+    assert set(states) == {EndpointState.READY}
     assert await first.connects(intern, db, 6379)
     number, friend = control.numbers[("container:app=db",)], control.numbers[("container:app=employee",)]
     revision = await control.policy(

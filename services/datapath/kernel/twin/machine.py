@@ -14,10 +14,7 @@ from services.datapath.failsafe import HOST_ENDPOINT
 from services.datapath.kernel.twin import answers, frames, node, parties, verdicts
 from services.datapath.kernel.twin.cases import Action, Case, Fate, Met, Origin, Route, Told
 from services.datapath.kernel.twin.flows import (
-    BEYOND,
-    ELSEWHERE,
     NEVER,
-    STACK,
     Flow,
     FlowKey,
     Timeouts,
@@ -27,6 +24,7 @@ from services.datapath.kernel.twin.flows import (
 from services.datapath.kernel.twin.frames import RST, Fragments, Packet
 from services.datapath.kernel.twin.outside import Outside, error_outside
 from services.datapath.kernel.twin.policy import EGRESS, INGRESS
+from services.datapath.kernel.twin.trust import is_trusted, outer_port
 from services.datapath.kernel.twin.ways import Ways
 from services.datapath.reports import DropReason, EventKind
 
@@ -177,11 +175,11 @@ class Machine(Ways):
         if flow is not None:
             if not flow.alive(packet.protocol, self._timeouts, now_s) or flow.begins_anew(packet, ends.source):
                 flow = None
-            elif self._trusted(flow, packet, met):
+            elif is_trusted(self.rows, flow, packet, met):
                 flow.account(packet, ends, now_s)
                 self._count_passed(met)
                 return self._deliver(Case(frame, packet, met, ends, *flow.seats(ends), flow.far, flow=flow))
-        if packet.outer_port and not packet.error and (flow is None or _outer_port(flow) != packet.outer_port):
+        if packet.outer_port and not packet.error and (flow is None or outer_port(flow) != packet.outer_port):
             return self._drop(Told(_DROP, _NO_MAPPING, INGRESS))  # only a pod's next packet can begin the flow anew
         case = parties.find(self.rows, frame, packet, met, flow)
         if case is None:
@@ -189,27 +187,6 @@ class Machine(Ways):
         if isinstance(case, DropReason):
             return self._drop(Told(_DROP, int(case), EGRESS if met.sent_here else INGRESS))
         return self._judge(case, key, flow, now_s)
-
-    def _trusted(self, flow: Flow, packet: Packet, met: Met) -> bool:
-        """Tell whether nothing has changed since the flow was allowed, and the packet comes from where the flow's packets come."""
-        if flow.stamp != self.rows.stamp(*flow.endpoints):
-            return False
-        ends = ends_of(packet)
-        source, destination = flow.seats(ends)
-        if met.origin is Origin.OVERLAY:
-            # a node whose pod has become another says so before the address map does, or after it
-            known = flow.identities[ends.source != flow.beginner]
-            return not source and flow.far == BEYOND and known == parties.tunnelled_identity(self.rows, packet, met)
-        if met.origin is Origin.POD:
-            entry = self.rows.entry(source)
-            found_way = not flow.masqueraded or flow.far or flow.outer
-            return entry is not None and entry.ifindex == met.ifindex and bool(found_way)
-        if met.origin is Origin.UPLINK:
-            ours = source == HOST_ENDPOINT or flow.far == STACK
-            return ours and not destination and bool(met.ingress_ifindex or not flow.far)
-        if met.origin is Origin.HOST:
-            return _of_stack(flow, met, source, destination, reply=flow.beginner != ends.source)
-        return not source and packet.outer_port == _outer_port(flow) and flow.far == ELSEWHERE
 
     def _judge(self, case: Case, key: FlowKey, flow: Flow | None, now_s: float) -> Fate:
         held = verdicts.held(self.rows, case)
@@ -292,20 +269,6 @@ class Machine(Ways):
         flow.identities = identities[::-1] if reply else identities
         flow.far = case.far
         flow.account(case.packet, case.ends, now_s)
-
-
-def _of_stack(flow: Flow, met: Met, source: int, destination: int, *, reply: bool) -> bool:
-    """Tell whether the stack may send a packet of the flow."""
-    if source not in {0, HOST_ENDPOINT}:
-        return met.turned and flow.turned
-    if flow.far == BEYOND:
-        return source == HOST_ENDPOINT and not met.ingress_ifindex
-    # what the node carries on for others, and sends away by an uplink, is a flow too, but not one of this door
-    return bool(destination) and flow.far == met.far(flow, reply=reply)
-
-
-def _outer_port(flow: Flow) -> int:
-    return flow.outer[1] if flow.outer else 0
 
 
 def _read(frame: bytes, kind: bytes) -> tuple[Packet, int]:
