@@ -26,6 +26,10 @@ class Collection:
     alive: int = 0
     """Flows that the last pass left standing."""
     capacity: int = 0
+    outer_ends: int = 0
+    """Of masqueraded flows, that the last pass left standing."""
+    freed: int = 0
+    """Outer ends of all passes that no flow had any more."""
     duration_s: float = 0.0
     """Of the last pass, pauses included."""
     interval_s: float = FIRST_S
@@ -73,10 +77,11 @@ class Collector:
     async def once(self) -> None:
         """Look through the whole table."""
         before, began_s = self.collection, self._clock.monotonic_s()
-        alive = deleted = 0
+        alive = deleted = held = freed = 0
         while True:
             part = await self._thread.call(self._kernel.sweep)
             alive, deleted = alive + part.alive, deleted + part.deleted
+            held, freed = held + part.held, freed + part.freed
             if part.ended:
                 self._tell(part.ended)
             if part.last:
@@ -88,6 +93,8 @@ class Collector:
             deleted=before.deleted + deleted,
             alive=alive,
             capacity=part.capacity,
+            outer_ends=held,
+            freed=before.freed + freed,
             duration_s=self._clock.monotonic_s() - began_s,
             interval_s=next_interval_s(before.interval_s, deleted, alive, fill),
         )

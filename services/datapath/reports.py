@@ -127,6 +127,10 @@ class Sweep:
     """Entries that the whole table holds."""
     ended: tuple[Event, ...] = ()
     """The ends of those deleted that were not told yet."""
+    held: int = 0
+    """Outer ends of masqueraded flows that stand."""
+    freed: int = 0
+    """Outer ends that no flow had any more."""
 
 
 class EventsLost(NamedTuple):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from services.datapath.kernel import abi, syscalls
 from services.datapath.kernel.flowcalls import Jiffies, map_take
 from services.datapath.kernel.maps import Map, refusals
+from services.datapath.kernel.sweep_outside import OuterSweeper, Slice
 from services.datapath.kernel.tables import Tables
 from services.datapath.reports import Event, EventKind, Sweep
 
@@ -58,22 +59,33 @@ class Sweeper:
     def __init__(self, tables: Tables) -> None:
         self._tables, self._jiffies = tables, Jiffies()
         self._pass: Iterator[tuple[bytes, bytes]] | None = None
+        self._outer, self._is_outside = OuterSweeper(tables, self._jiffies), False
         self._over: list[bytes] = []
         """The flows of the last slice that were over, as far as they are still to be taken out."""
 
     def sweep(self) -> Sweep:
-        """Look through the next slice, or take out more of what was over in the last one. The end of a pass looks through the fragments too."""
+        """Look through the next slice, or take out more of what was over in the last one. A pass ends with fragments and outer ends."""
         table, settings = self._tables.maps["conntrack"], self._tables.settings()
+        if self._is_outside:
+            part = self._look_outside()
+            return Sweep(part.last, 0, 0, table.spec.entries, (), part.held, part.freed)
         with refusals(table.name):
             alive, last = (0, False) if self._over else self._look(table, settings)
             due, self._over = self._over[:_TAKEN_AT_ONCE], self._over[_TAKEN_AT_ONCE:]
             now = self._jiffies.now()
             ended = [*self._taken(table, due, now, settings)]
+        outside = Slice(last=False)
         if last:
             self._sweep_fragments(now, settings)
+            outside = self._look_outside()
         told = tuple(event for event in ended if event is not None)
-        alive += len(due) - len(ended)
-        return Sweep(last=last, alive=alive, deleted=len(ended), capacity=table.spec.entries, ended=told)
+        counts = alive + len(due) - len(ended), len(ended), table.spec.entries
+        return Sweep(outside.last, *counts, told, outside.held, outside.freed)
+
+    def _look_outside(self) -> Slice:
+        part = self._outer.look()
+        self._is_outside = not part.last
+        return part
 
     def _look(self, table: Map, settings: abi.Settings) -> tuple[int, bool]:
         """Note what is over in the next slice; return how many flows of it are valid, and whether the pass had come to its end."""
