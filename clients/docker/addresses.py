@@ -14,7 +14,7 @@ from clients.docker.protocol import GATEWAY, AddressRequest, PoolRequest, Reques
 from clients.docker.spares import Stock
 from clients.docker.state import PREFIX, State
 from fairlead.address import Address, Family, Prefix
-from fairlead.errors import Conflict, FairleadError, InvalidInput
+from fairlead.errors import Conflict, Exhausted, FairleadError, InvalidInput
 
 _LOG = logging.getLogger("docker.addresses")
 GATEWAYS = {Family.IPV4: Address("169.254.1.1"), Family.IPV6: Address("fe80::1")}
@@ -66,8 +66,17 @@ class AddressDriver:
         elif lent := await self._stock.lend(pool):
             return {"Address": f"{lent}/{lent.family.bits}", "Data": {}}
         owner = f"{PREFIX}{wanted}".rstrip(":") if wanted else f"{PREFIX}{self._new_owner()}"
-        address = await self._node.lease(owner, pool.family, wanted)
+        address = await self._lease(owner, pool.family, wanted)
         return {"Address": f"{address}/{address.family.bits}", "Data": {}}
+
+    async def _lease(self, owner: str, family: Family, wanted: Address | None) -> Address:
+        """Lease an address; the last ones are those of spares."""
+        while True:
+            try:
+                return await self._node.lease(owner, family, wanted)
+            except Exhausted:
+                if not await self._stock.spend():
+                    raise
 
     def _gateway(self, family: Family, wanted: Address | None) -> dict[str, object]:
         gateway = GATEWAYS[family]

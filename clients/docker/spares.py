@@ -130,6 +130,13 @@ class Stock:
             if not spare.lent:
                 await self._give_up(spare)
 
+    async def spend(self) -> bool:
+        """Give up a spare, since its addresses are the last ones that somebody can have; False when there is none."""
+        idle = self._idle()
+        if idle:
+            await self._give_up(idle[0])
+        return bool(idle)
+
     def _with(self, addresses: Collection[Address]) -> list[Spare]:
         wanted = set(addresses)
         return [one for one in self._state.spares.values() if wanted & set(one.addresses)]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from clients.docker.node import NodeServices
 from clients.docker.state import Endpoint, Spare
-from fairlead.address import Address
+from fairlead.address import Address, Prefix
 from fairlead.schema.base import Empty
 from fairlead.schema.datapath import EndpointState
 from fairlead.schema.ipam import LeaseState
@@ -113,6 +113,16 @@ async def test_somebody_who_asks_for_a_spares_address_has_it_at_once_and_again(w
         assert oldest.name not in _names(world)
         await world.ask("/NetworkDriver.DeleteEndpoint", NetworkID=NET, EndpointID=endpoint)
         await world.ask("/IpamDriver.ReleaseAddress", PoolID="fairlead/10.0.0.0/24", Address=wanted)
+
+
+async def test_the_last_addresses_are_those_of_spares(world: World) -> None:
+    await world.network()
+    stock = await _stocked(world)
+    await world.network({"fairlead.mtu": "1400"})  # spares of before do not fit any more
+    pool = int(Prefix("10.0.0.0/24").network.num_addresses)
+    given = {await world.address() for _ in range(pool - 3)}  # all but network, gateway and broadcast
+    assert {f"{spare.addresses[0]}/32" for spare in stock} <= given
+    assert "free" in await world.refusal("/IpamDriver.RequestAddress", PoolID="fairlead/10.0.0.0/24", Address="")
 
 
 async def test_without_a_network_nothing_is_made_ahead_and_nothing_stays(world: World) -> None:
