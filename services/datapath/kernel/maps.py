@@ -106,22 +106,29 @@ class Map:
                     raise
                 return sum([syscalls.map_delete(self.fd, key) for key in wanted])
 
-    def items(self, first_bytes: int | None = None) -> dict[bytes, bytes]:
-        """Return the whole table, of its values perhaps just the beginning."""
+    def items(self) -> dict[bytes, bytes]:
+        """Return the whole table."""
         found: dict[bytes, bytes] = {}
-        for rows in self._slices(first_bytes):
+        for rows in self._slices():
             found.update(rows)
         return found
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the whole table row by row, without ever holding all of it."""
-        return itertools.chain.from_iterable(self._slices(None))
+        return itertools.chain.from_iterable(self._slices())
 
-    def _slices(self, first_bytes: int | None) -> Iterator[Iterable[tuple[bytes, bytes]]]:
-        size = self.spec.value_bytes if first_bytes is None else first_bytes
-        split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{size}s{self.spec.value_bytes - size}x")
+    def _slices(self) -> Iterator[Iterable[tuple[bytes, bytes]]]:
+        split = struct.Struct(f"{self.spec.key_bytes}s"), struct.Struct(f"{self.spec.value_bytes}s")
         for keys, values in self.packed():
             yield zip(_parts(split[0], keys), _parts(split[1], values), strict=True)
+
+    def words(self) -> dict[int, int]:
+        """Return the whole table by the first 8 bytes of its values, as numbers like its keys of 8 bytes: half the time of `items`."""
+        found: dict[int, int] = {}
+        for keys, values in self.packed():
+            heads = memoryview(values).cast("Q")[:: self.spec.value_bytes // 8]
+            found.update(zip(memoryview(keys).cast("Q").tolist(), heads.tolist(), strict=True))
+        return found
 
     def count(self) -> int:
         """Return how many entries there are."""

@@ -6,6 +6,7 @@ for a larger one when its rows would crowd it. The exchange is atomic for the pr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from services.datapath.operations import KernelError, PolicyCounters, PolicyKey,
 
 Rows = dict[bytes, bytes]
 _PACKED_KEPT = 4
-_COUNTERS_AT = 8
+_WORD = _COUNTERS_AT = 8
 """Where in a value the counters begin."""
 
 
@@ -31,9 +32,10 @@ class PackedRows:
     allows: Rows
 
     @cached_property
-    def heads(self) -> Rows:
-        """Return the rows without their counters."""
-        return {key: value[:_COUNTERS_AT] for key, value in (self.denies | self.allows).items()}
+    def words(self) -> dict[int, int]:
+        """Return the rows without their counters, as `Map.words` has them."""
+        rows = (self.denies | self.allows).items()
+        return {int.from_bytes(key, sys.byteorder): int.from_bytes(value[:8], sys.byteorder) for key, value in rows}
 
     @property
     def count(self) -> int:
@@ -42,7 +44,7 @@ class PackedRows:
 
     def stand_in(self, table: Map | None) -> bool:
         """Tell whether the table has these rows and no others, whatever they have counted."""
-        if table is not None and table.items(_COUNTERS_AT) == self.heads:
+        if table is not None and table.spec.key_bytes == _WORD and table.words() == self.words:
             return True
         have = _items(table)
         wanted = chain(self.denies.items(), self.allows.items())
@@ -143,6 +145,8 @@ class PolicyTables:
 
     def _with_room(self, endpoint: int, more: int) -> Map:
         table = self.table(endpoint)
+        if table is not None and table.spec.entries >= abi.POLICY_ENTRIES:
+            return table  # there is no larger one: to count what stands would cost more than the change
         wanted = more + (table.count() if table is not None else 0)
         size = next((size for size in abi.POLICY_SIZES if wanted * 4 <= size * 3), abi.POLICY_ENTRIES)
         if table is not None and table.spec.entries >= size:
