@@ -18,7 +18,7 @@ from services.datapath.kernel import netlink
 from services.datapath.kernel.linux import LinuxKernel
 from services.datapath.operations import PolicyValue
 from services.datapath.overlay import Overlay
-from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, IDENTITY, SMALL, Rig, pod_address, run, why_not
+from tests.kernel.rig import ALLOW_IN, ALLOW_OUT, IDENTITY, SMALL, Rig, answer_ipv6_errors, pod_address, run, why_not
 
 REMOTE_NODE = 6
 PORTS = {"vxlan": 8472, "geneve": 6081}
@@ -84,6 +84,8 @@ def _wire(name: str) -> None:
         space = f"{name}{which}"
         with netlink.inside(f"/run/netns/{space}"):
             Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
+            if which != "w":
+                answer_ipv6_errors()
         run("ip", "-n", space, "link", "add", "up0", "type", "veth", "peer", "name", f"p{which}", "netns", f"{name}lan")
         run("ip", "-n", f"{name}lan", "link", "set", f"p{which}", "master", "segment", "up")
         run("ip", "-n", space, "addr", "add", f"{outside(number, 4)}/24", "dev", "up0")

@@ -65,9 +65,11 @@ def _stages(told: Path) -> tuple[Stage, ...]:
 
 def _problem(told: Path, last: str) -> str:
     status = machine.status(told)
-    if status is None:
-        return f"the machine stopped before it was done, or its time was over; its last words: {last}"
-    return "" if status == 0 else f"what runs in the machine failed with status {status}"
+    if status is not None:
+        return "" if status == 0 else f"what runs in the machine failed with status {status}"
+    for out in sorted(told.glob("*.out"), key=lambda path: path.stat().st_mtime):
+        print(f"{out.stem} when the machine stopped:\n{out.read_text()[-3000:]}", flush=True)
+    return f"the machine stopped before it was done, or its time was over; its last words: {last}"
 
 
 def table(results: list[Result]) -> list[str]:

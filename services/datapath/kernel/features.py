@@ -8,6 +8,7 @@ import platform
 import resource
 import struct
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from services.datapath.kernel import overlay, syscalls
 from services.datapath.kernel.netlink import Netlink
@@ -27,6 +28,7 @@ _HELPERS = {
 _REFUSED = ("unknown func", "invalid func", "cannot use helper")
 _TCX_INGRESS = 46
 _LOOPBACK = 1
+_FORCE_FORWARDING = Path("/proc/sys/net/ipv6/conf/default/force_forwarding")
 _HASH, _TRIE = "hash", "lpm_trie"
 
 
@@ -46,6 +48,12 @@ def probe(wire: Netlink) -> tuple[Feature, ...]:
         _batch("hash", _HASH, 0),
         _batch("trie", _TRIE, syscalls.NO_PREALLOC),
         *devices,
+        Feature(
+            "force_forwarding",
+            _FORCE_FORWARDING.exists(),
+            "IPv6 errors to senders",
+            "net.ipv6.conf.all.forwarding, if set",
+        ),
         Feature("tcx", _tcx(), "nothing: filters are older and on every kernel", "filters of clsact, on every kernel"),
     )
 
