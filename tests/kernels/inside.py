@@ -17,15 +17,11 @@ from services.datapath.kernel.tables import Tables
 TOLD = Path("/run/told")
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = TOLD / "programs.json"
-SUITE = (
-    *("abi", "features", "netlink", "programs", "program_verdicts", "program_protocols", "policy_lookup", "denials"),
-    *("namespaces", "hairpin", "errors", "flow_reports", "sweep", "audit", "break_glass", "break_glass_host"),
-    *("masquerade", "masquerade_bytes", "masquerade_corners", "masquerade_errors", "masquerade_firewall", "firewall"),
-    *("overlay_device", "overlay_garbage", "overlay_firewall", "overlay"),
-)
-"""The files of tests/kernel that are run: verdicts, bytes, flows, policy, packets between namespaces and through tunnels of both kinds."""
 LEFT_OUT = ("fuzz", "migration", "successors", "taken_over", "moved", "datapath_service", "host_policy_service")
-"""The others: other versions of the programs would have to be compiled there, a million packets take hours, services want their bus."""
+"""Files of tests/kernel that are not run: other versions of the programs would have to be compiled there, a million packets take hours, services want their bus."""
+_FILES = sorted(path.stem.removeprefix("test_") for path in (ROOT / "tests/kernel").glob("test_*.py"))
+SUITE = tuple(name for name in _FILES if name not in LEFT_OUT)
+"""All others: verdicts, bytes, flows, policy, packets between namespaces and through tunnels of both kinds."""
 SHORT = ("features", "programs", "namespaces", "overlay_device", "overlay")
 
 
