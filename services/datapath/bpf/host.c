@@ -6,6 +6,27 @@
 #include "lib/parse.h"
 #include "lib/handle.h"
 
+#define VLAN_NUMBER 0xfff /* the bits of a tag that are not its priority */
+
+/* Tell whether the frame is a VLAN's, and so for a device of its own. With number 0 a tag is only a priority: the stack
+ * takes the packet as if it had none. */
+static __always_inline bool is_in_vlan(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_NUMBER;
+}
+
+/* Tell whether a second tag that is only a priority stands behind such a one: the stack takes off both, and nobody who
+ * has nothing to hide sends that. */
+static __always_inline bool hides_in_tags(struct __sk_buff *skb)
+{
+	__u16 tag_be = 0;
+
+	if (!skb->vlan_present || is_in_vlan(skb) ||
+	    (skb->protocol != BE16(ETH_P_8021Q) && skb->protocol != BE16(ETH_P_8021AD)))
+		return false;
+	return !bpf_skb_load_bytes(skb, ETH_HLEN, &tag_be, sizeof(tag_be)) && !(BE16(tag_be) & VLAN_NUMBER);
+}
+
 /* For a pod, or while a host policy is in force for the node itself. */
 static __always_inline int to_pods(struct __sk_buff *skb, int origin)
 {
@@ -16,9 +37,12 @@ static __always_inline int to_pods(struct __sk_buff *skb, int origin)
 	__u32 zero = 0;
 	int action;
 
-	if (skb->protocol != BE16(ETH_P_IP) && skb->protocol != BE16(ETH_P_IPV6))
+	if (skb->protocol != BE16(ETH_P_IP) && skb->protocol != BE16(ETH_P_IPV6)) {
+		if (origin == ORIGIN_NETWORK && hides_in_tags(skb))
+			return drop_quietly(skb, DROP_VLAN, INGRESS);
 		return TC_ACT_OK;
-	if (origin == ORIGIN_NETWORK && skb->vlan_present)
+	}
+	if (origin == ORIGIN_NETWORK && is_in_vlan(skb))
 		return TC_ACT_OK;
 	config = settings.lookup(&zero);
 	if (!config)

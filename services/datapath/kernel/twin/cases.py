@@ -53,7 +53,7 @@ class Met(NamedTuple):
     ingress_ifindex: int = 0
     """For frames of the stack: by which device it received them; 0: it made them itself."""
     vlan: bool = False
-    """The device has taken a VLAN tag off."""
+    """The device has taken a tag off that names a VLAN: number 0 names none, and counts as no tag but where a pod sends."""
     tunnel: Tunnel | None = None
     """By which it came, if it came by one."""
 
