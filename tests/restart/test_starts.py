@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.datapath.kernel import abi, pins
-from tests.restart.test_verify import DAMAGES, until_clean, whole
+from tests.restart.test_verify import DAMAGES, until_clean, verify, whole
 from tests.support import kernels
 from tests.support.node import Node
 
@@ -43,3 +43,4 @@ async def test_a_start_repairs_what_was_changed_within_a_namespace(what: str) ->
         DAMAGES[what].do(made)
         made.service.launch()
         await until_clean(made, within_s=30)
+        assert (await verify(made)).compared["endpoints"] == 2
