@@ -19,6 +19,11 @@ OK, SHOT, REDIRECT = 0, 2, 7
 _CONTEXT_BYTES = 192
 _INGRESS_IFINDEX, _IFINDEX = 36, 40
 _LARGEST = 2048
+_TOO_OLD = tuple(int(number) for number in os.uname().release.split(".")[:2]) < (6, 1)
+
+
+class ReceiverUnknown(Exception):
+    """This kernel's test-run cannot be told which device received a packet (5.10 cannot, 6.1 can)."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,16 @@ class TestRun:
         self._fd = syscalls.object_get(str(pin_directory / f"{abi.PIN_PREFIX}{program}"))
 
     def run(self, packet: bytes, ifindex: int = 0, *, ingress_ifindex: int = 0, repeat: int = 1) -> Outcome:
-        """Run it on an Ethernet frame as if met on device `ifindex` (0: loopback) of this namespace."""
+        """Run it on an Ethernet frame as if met on device `ifindex` (0: loopback) of this namespace. Raises ReceiverUnknown."""
         context = bytearray(_CONTEXT_BYTES)
         struct.pack_into("=I", context, _INGRESS_IFINDEX, ingress_ifindex)
         struct.pack_into("=I", context, _IFINDEX, ifindex)
-        action, after, _, duration_ns = syscalls.test_run(self._fd, packet, bytes(context), repeat)
+        try:
+            action, after, _, duration_ns = syscalls.test_run(self._fd, packet, bytes(context), repeat)
+        except OSError as error:
+            if error.errno == errno.EINVAL and ingress_ifindex and _TOO_OLD:
+                raise ReceiverUnknown from error
+            raise
         return Outcome(action, after, duration_ns)
 
     def volley(self) -> Volley:
