@@ -105,3 +105,5 @@ def test_twin_and_programs_agree_on_every_packet() -> None:
     assert score.flows > 500
     met = {fate.split()[-1] for fate in score.fates}
     assert met >= {"endpoint", "network", "stack", "untouched", "answered", "132", "133", "134", "175", "181", "220"}
+    # by tunnels, and as the node's
+    assert met >= {"tunnel", "147", "171", "172", "network_as_the_node", "endpoint_as_the_node", "167", "168"}
