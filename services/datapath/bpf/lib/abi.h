@@ -173,8 +173,7 @@ struct flow {
 };
 RECORDS(struct flow_key, struct flow, conntrack, CONNTRACK_BESIDE);
 
-/* What was denied just now, per CPU: a slot holds the last flow that fell on it, so remembering one evicts no good
- * flow. */
+/* What was denied just now, per CPU: a slot holds the last that fell on it, so that no good flow is evicted. */
 #define DENIAL_BITS 10 /* of the number of a slot */
 struct denial {
 	struct flow_key key;
