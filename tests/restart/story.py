@@ -110,6 +110,7 @@ class Figures:
             "allowed_sent": self.sent,
             "denied_tried": tried,
             "lost": self.lost,
+            "repeated_though_arrived": self._sum("stream_repetitions"),
             "wrongly_dropped": self.wrongly_dropped,
             "late": self.late,
             **({"late_amid_former_code": self.late_amid_former} if self.moves else {}),

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 STREAM, NEW, DATAGRAMS = 7001, 7002, 7003
 _TICK_S, _NEW_EVERY = 0.002, 3
 _LATE_S, _GIVE_UP_S, _STRANGER_WAITS_S, _DRAIN_S = 0.9, 3.5, 0.05, 4.0
-_TOTAL_RETRANS = 100  # offset of tcpi_total_retrans in struct tcp_info, linux/tcp.h
+_TOTAL_RETRANS, _DSACK_DUPS = 100, 216  # offsets in struct tcp_info, linux/tcp.h
 _CLONE_NEWNET = 0x40000000
 
 
@@ -34,6 +34,9 @@ class Seen:
     stream_sent: int = 0
     stream_received: int = 0
     stream_retransmissions: int = 0
+    """Of segments that had not arrived."""
+    stream_repetitions: int = 0
+    """Of segments that had, as the receiver said (DSACK, RFC 2883): a timer ran out while this machine stood still, or an acknowledgement was dropped."""
     datagrams_sent: int = 0
     datagrams_received: int = 0
     flows_sent: int = 0
@@ -194,7 +197,10 @@ class Family:
     def finish(self) -> Seen:
         """Return the figures."""
         info = self._sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        self.seen.stream_retransmissions = struct.unpack_from("=I", info, _TOTAL_RETRANS)[0]
+        total, self.seen.stream_repetitions = (
+            struct.unpack_from("=I", info, offset)[0] for offset in (_TOTAL_RETRANS, _DSACK_DUPS)
+        )
+        self.seen.stream_retransmissions = total - self.seen.stream_repetitions
         return self.seen
 
 
