@@ -35,7 +35,7 @@ async def test_kills_lose_and_pass_nothing() -> None:
 def test_kills_amid_moves_between_schemas_lose_and_pass_nothing() -> None:
     if reason := codes.missing():
         pytest.skip(f"MOVES BETWEEN SCHEMAS ARE NOT TESTED: {reason}")
-    figures = versions.run_kills(10, seed=1, seconds=200)
+    figures = versions.run_kills(6, seed=1, seconds=120)
     print("\n".join(figures.lines()))
     assert figures.problems == []
     assert (figures.lost, figures.wrongly_dropped, figures.late, figures.wrongly_passed) == (0, 0, 0, 0), figures
