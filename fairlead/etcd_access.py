@@ -35,7 +35,7 @@ class EtcdAccess:
     """Speaks with one etcd as its root."""
 
     def __init__(self, url: str, tls: Tls | None, timeout_s: float = 10.0) -> None:
-        self._link = Link(url.split(",", maxsplit=1)[0].strip(), tls)
+        self._link = Link(url, tls)
         self._timeout_s = timeout_s
 
     async def close(self) -> None:

@@ -106,6 +106,8 @@ def apply(asked: argparse.Namespace) -> Answer:
         raise InvalidInput(
             f"`--url`: certificates are made ({asked.dir}); name the etcd that shall ask for them, once it was started with {asked.dir}/etcd"
         )
+    if "," in asked.url:
+        raise InvalidInput("`--url`: name one member of etcd: the others learn it from that one")
     if not (asked.dir / f"{ROOT}.key").exists():
         raise NotFound(f"{asked.dir / ROOT}.key is not there: do this where credentials are made")
     changes = asyncio.run(_ensure(asked, register))

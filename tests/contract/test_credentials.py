@@ -111,16 +111,17 @@ async def test_an_operator_ends_waits_and_nobody_else_does(fleet: Fleet) -> None
 
 async def test_an_operator_follows_flows_of_all_nodes(fleet: Fleet) -> None:
     datapath, operator = await fleet.at_node("n1", "datapath"), await fleet.at_hub("operator")
-    seen = asyncio.Event()
+    seen: list[Flow] = []
 
-    async def see(_flow: Flow) -> None:
-        seen.set()
+    async def see(flow: Flow) -> None:
+        seen.append(flow)
 
     await operator.follow(FLOW_SEEN, see)
     async with asyncio.timeout(10):
-        while not seen.is_set():
+        while not seen:
             await datapath.publish(FLOW_SEEN, FLOW, node=N1)
             await asyncio.sleep(0.05)
+    assert seen[0] == FLOW
 
 
 async def test_a_system_states_what_it_may(fleet: Fleet) -> None:

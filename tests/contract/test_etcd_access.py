@@ -187,3 +187,5 @@ def test_a_file_that_is_missing_is_named(folder: Path) -> None:
 def test_an_etcd_that_is_away_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert credentials(folder, "etcd", "--url", "https://127.0.0.1:1") != 0
     assert "127.0.0.1:1" in capsys.readouterr().err
+    assert credentials(folder, "etcd", "--url", "https://127.0.0.1:1,https://127.0.0.1:2") != 0
+    assert "`--url`: name one member" in capsys.readouterr().err

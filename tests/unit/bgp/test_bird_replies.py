@@ -103,7 +103,7 @@ def test_garbage_is_a_reply_or_an_error(data: bytes) -> None:
     except Unavailable:
         return
     for reply in replies:
-        parse_sessions(reply)
+        assert all(isinstance(session, Session) for session in parse_sessions(reply))
 
 
 def test_sessions() -> None:

@@ -246,6 +246,7 @@ async def test_drift_is_repaired(tmp_path: Path, hub: Hub, control: Control) -> 
         node.world.policies[1][PolicyKey(7, 0, 0, 1)] = PolicyValue(deny=True)
         await until(lambda: PolicyKey(7, 0, 0, 1) not in node.world.policies[1])
         await until(lambda: not node.conditions["breakglass"][0])
+        assert node.status("web").state is EndpointState.READY
     finally:
         await node.stop()
 

@@ -138,6 +138,7 @@ async def test_an_address_row_that_the_kernel_refuses_does_not_hinder_the_others
     await control.group("n2", {f"10.0.9.{i}": 300 for i in range(1, 20)})
     await until(lambda: len(node.world.addresses) == 19)
     await until(lambda: "10.0.9.7/32 is refused" in node.conditions["reconcile"][1])
+    assert refused not in node.world.addresses
     del node.kernel.apply_addresses  # the class's own comes back
     await until(lambda: refused in node.world.addresses)
 

@@ -91,9 +91,10 @@ async def test_a_container_that_hears_nothing_hurts_nobody(relay: DatagramRelay,
         with udp(*address) as again:
             client.sendto(b"lost, the refusal is told now", port_of(relay))
             client.sendto(b"heard", port_of(relay))
-            async with asyncio.timeout(5):
-                while (await heard(again))[0] != b"heard":
-                    pass
+            words: list[bytes] = []
+            while b"heard" not in words:
+                words.append((await heard(again))[0])
+            assert words in ([b"heard"], [b"lost, the refusal is told now", b"heard"])
 
 
 async def test_closing_gives_the_port_back(relay: DatagramRelay, container: socket.socket) -> None:

@@ -122,6 +122,7 @@ async def test_a_lost_bucket_is_filled_anew() -> None:
         await asyncio.wait_for(projector.flushed(), 5)
         bus.hub.drop_bucket("claims")
         await settled(lambda: "n1" in bus.hub.tables.get("claims", {}))
+    assert await bucket.rows() == {"n1": claim("n1", 2)}
 
 
 async def test_while_the_hub_is_away_rows_wait() -> None:

@@ -139,6 +139,7 @@ async def test_a_claim_removed_by_hand_is_put_again(tmp_path: Path) -> None:
         gone = await kv.commit([], [Delete(key)])
         await until(lambda: kv._items.get(key) is not None and kv._items[key].revision > gone)
         await until(lambda: node.claims.projector.rows["n1"].revision > gone)
+        assert {claim_key(prefix) for prefix in node.prefixes} <= kv._items.keys()
 
 
 async def test_a_prefix_taken_by_another_keeps_its_leases_and_gives_no_new_ones(tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ async def test_a_prefix_without_use_goes_after_its_grace(world: World) -> None:
     await world.start(grace_s=0.05)
     document = clusterwide("out", egress=[{"toCIDR": ["10.0.0.0/8"]}])
     await world.bus.request(APPLY, ApplyPolicy(document=document))
+    assert (await world.kv.list("fairlead/cidr")).items
     await world.bus.request(
         DELETE, DeletePolicy(policy=PolicyReference(kind="CiliumClusterwideNetworkPolicy", name="out"))
     )

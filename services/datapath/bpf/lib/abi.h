@@ -168,7 +168,7 @@ struct flow {
 	__u16 nat_port_be;
 	struct address nat_address;
 	__u64 reported; /* jiffies of the last report of the flow */
-	__u32 hop_mtu;	/* of the way off the node */
+	__u32 hop_mtu;	/* of the way off the node; 0: the way is a tunnel, to the node `hop_address` */
 	__u32 reserved;
 };
 RECORDS(struct flow_key, struct flow, conntrack, CONNTRACK_BESIDE);

@@ -73,7 +73,9 @@ static __always_inline int to_tunnel(struct __sk_buff *skb, const struct packet 
 	struct tunnel_to *to;
 	int reason;
 
-	if (flow && now < flow->hop_until) {
+	/* a packet that begins no flow may have left its way off the node in one that is over, and goes through tunnels
+	 */
+	if (flow && now < flow->hop_until && !flow->hop_mtu) {
 		__builtin_memcpy(&node, flow->hop_address, 16);
 	} else {
 		to = tunnel_to(&p->destination, p->family);
@@ -83,6 +85,7 @@ static __always_inline int to_tunnel(struct __sk_buff *skb, const struct packet 
 		if (flow) {
 			__builtin_memcpy(flow->hop_address, &node, 16);
 			flow->hop_until = now + config->second / 100 + 1;
+			flow->hop_mtu = 0;
 		}
 	}
 	if (too_big(skb, p, config->mtu))
