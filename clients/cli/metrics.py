@@ -25,7 +25,10 @@ def _note(row: NodeMetrics) -> str:
     flows = row.flows
     lost = ", ".join(f"{stage} {count}" for stage, count in sorted(row.lost.items())) or "none"
     table = f"{flows.alive} of {flows.capacity} flows" if flows.capacity else "flows not counted yet"
-    return f"{row.node}: {table}, {flows.collected} collected in {flows.runs} runs; lost reports: {lost}"
+    outside = (
+        f", {flows.outer_ends} masqueraded ({flows.outer_ends_freed} ports given back)" if flows.outer_ends else ""
+    )
+    return f"{row.node}: {table}, {flows.collected} collected in {flows.runs} runs{outside}; lost reports: {lost}"
 
 
 def register(commands: command.Subcommands) -> None:

@@ -28,6 +28,10 @@ class FlowTable(Message, frozen=True, kw_only=True):
     """0: it was not looked through yet."""
     collected: int = 0
     """Flows taken out because they were over, since the service started."""
+    outer_ends: int = 0
+    """Ports that masqueraded flows have on this node's addresses."""
+    outer_ends_freed: int = 0
+    """Those given back because no flow had them any more, since the service started."""
     runs: int = 0
     duration_s: float = 0.0
     """Of the last run."""

@@ -39,6 +39,8 @@ def flow_table(collection: Collection) -> FlowTable:
         alive=collection.alive,
         capacity=collection.capacity,
         collected=collection.deleted,
+        outer_ends=collection.outer_ends,
+        outer_ends_freed=collection.freed,
         runs=collection.runs,
         duration_s=collection.duration_s,
     )
@@ -113,6 +115,12 @@ def export(metrics: Metrics) -> None:
         lambda: {"alive": metrics.collected().alive, "deleted": metrics.collected().deleted},
         unit="{flow}",
         summary="flows that the last pass left, and all that were taken out",
+    )
+    telemetry.gauge(
+        "fairlead_datapath_masquerade_gc_entries",
+        lambda: {"alive": metrics.collected().outer_ends, "deleted": metrics.collected().freed},
+        unit="{port}",
+        summary="ports outside that the last pass left, and all that were given back",
     )
     telemetry.gauge(
         "fairlead_datapath_conntrack_gc_duration_seconds",

@@ -249,7 +249,9 @@ async def test_why_of_a_flow_nobody_saw_says_what_to_do(flows: World) -> None:
 async def test_metrics_are_shown_node_by_node(world: World) -> None:
     text = (await world.run("metrics", "--node", "n1")).text
     assert "n1    policy denied  INGRESS    7        420" in text
-    assert "n1: 5 of 100 flows, 3 collected in 2 runs; lost reports: ration 4" in text
+    assert (
+        "n1: 5 of 100 flows, 3 collected in 2 runs, 2 masqueraded (1 ports given back); lost reports: ration 4" in text
+    )
 
 
 async def test_status_sums_up_what_was_dropped(world: World) -> None:

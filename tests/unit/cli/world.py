@@ -134,7 +134,7 @@ class Node:
 
     async def list_metrics(self, _ask: Empty) -> metrics.NodeMetrics:
         denied = metrics.PacketCount(reason="policy denied", code=133, direction="INGRESS", packets=7, bytes=420)
-        table = metrics.FlowTable(alive=5, capacity=100, collected=3, runs=2)
+        table = metrics.FlowTable(alive=5, capacity=100, collected=3, runs=2, outer_ends=2, outer_ends_freed=1)
         return metrics.NodeMetrics(node=self.name, packets=(denied,), flows=table, lost={"ration": 4})
 
     async def list_features(self, _ask: Empty) -> features.KernelFeatures:
