@@ -16,11 +16,7 @@ from services.datapath.kernel import abi
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOW_GREW = (
-    (
-        "bpf/lib/abi.h",
-        "\t__u32 hop_mtu;\t/* of the way off the node */\n\t__u32 reserved;\n};",
-        "\t__u32 hop_mtu;\n\t__u32 reserved;\n\t__u64 grown;\n};",
-    ),
+    ("bpf/lib/abi.h", "};\nRECORDS(struct flow_key, struct flow,", "\t__u64 grown;\n};\nRECORDS(struct flow_key, struct flow,"),
     ("kernel/abi.py", 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")', 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4xQ")'),
     ("kernel/abi.py", '"scratch": MapSpec("percpu_array", 4, 376, 1)', '"scratch": MapSpec("percpu_array", 4, 384, 1)'),
 )
@@ -45,7 +41,7 @@ IDENTITY_GREW = (
     ("kernel/ipcache.py", "int.from_bytes(value, sys.byteorder)", "int.from_bytes(value[:4], sys.byteorder)"),
 )
 RECORDS_GREW = (
-    ("bpf/lib/abi.h", "the low 16 bits */\n};", "the low 16 bits */\n\t__u64 grown;\n};"),
+    ("bpf/lib/abi.h", "};\nRECORDS(struct fragment_key,", "\t__u64 grown;\n};\nRECORDS(struct fragment_key,"),
     (
         "kernel/abi.py",
         '"fragments": MapSpec("lru_hash", 40, 8, 8192)',
