@@ -16,7 +16,11 @@ from services.datapath.kernel import abi
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOW_GREW = (
-    ("bpf/lib/abi.h", "};\nRECORDS(struct flow_key, struct flow,", "\t__u64 grown;\n};\nRECORDS(struct flow_key, struct flow,"),
+    (
+        "bpf/lib/abi.h",
+        "};\nRECORDS(struct flow_key, struct flow,",
+        "\t__u64 grown;\n};\nRECORDS(struct flow_key, struct flow,",
+    ),
     ("kernel/abi.py", 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4x")', 'struct.Struct("=QIHHIIII4QQI16s2B2s16sQI4xQ")'),
     ("kernel/abi.py", '"scratch": MapSpec("percpu_array", 4, 376, 1)', '"scratch": MapSpec("percpu_array", 4, 384, 1)'),
 )
