@@ -40,8 +40,8 @@ test-kernels: setup  ## the programs on the kernels of Debian and Ubuntu, in vir
 lab: setup  ## three nodes, two routers, the whole story; KEEP=1 leaves it running, ROUTING=vxlan or geneve, FAMILY=6, UNDERLAY=6
 	$(PY) -m tests.lab $(if $(ROUTING),--routing $(ROUTING)) $(if $(FAMILY),--family $(FAMILY)) $(if $(UNDERLAY),--underlay $(UNDERLAY))
 
-test-compose: setup  ## containers and compose stacks with a docker engine of its own; a hundred recreations
-	FAIRLEAD_CONTAINERS=1 FAIRLEAD_RECREATIONS=100 $(PY) -m pytest -p tests.support.notrun tests/docker
+test-compose: setup  ## containers and compose stacks with a docker engine of its own; a hundred recreations; ENGINE=26.1 for Debian 13's
+	FAIRLEAD_CONTAINERS=1 FAIRLEAD_RECREATIONS=100 $(if $(ENGINE),FAIRLEAD_ENGINE=$(ENGINE)) $(PY) -m pytest -p tests.support.notrun tests/docker
 
 lab-down:  ## remove what a lab has left behind
 	/usr/bin/python3 -m tests.lab.down

@@ -80,7 +80,7 @@ def read(given: Sequence[str], project: str, command: str, environ: Mapping[str,
     extensions = tuple(_extension(file, content, variables) for file, content in contents.items())
     tool = _tool(command)
     if not tool:
-        resolved = compose_merge.resolved(contents, variables)
+        resolved = {"name": name, **compose_merge.resolved(contents, variables)}
         return Files(name, resolved, extensions)
     others = [one for path in paths for one in included(path, contents[str(path)], variables, _content)]
     extensions = (*(_extension(str(one.path), one.content, one.variables) for one in others), *extensions)

@@ -91,12 +91,14 @@ def stack_of(project: str, resolved: Mapping[str, Any], habits: Habits) -> Stack
     """Return the stack in what compose has resolved. Raises InvalidInput naming path and mend."""
     plain = mapping(resolved.get("services"), "`services`")
     networks = mapping(resolved.get("networks"), "`networks`")
+    # what is built without a name is called so: docker-compose 1.29 tells no project, and joins otherwise than compose v2
+    glue = "-" if "name" in resolved else "_"
     services = {}
     for name, given in plain.items():
         where = f"services.{name}"
         one = mapping(given, f"`{where}`")
         labels = {**_labels(one.get("labels"), f"`{where}.labels`"), PROJECT: project, SERVICE: name}
-        image = str(one.get("image") or f"{project}_{name}")
+        image = str(one.get("image") or f"{project}{glue}{name}")
         found, elsewhere = _networks(_lender(one, plain), networks, project, habits)
         services[name] = Service(name, labels, image, found, elsewhere)
     return Stack(project, services, habits)

@@ -21,9 +21,9 @@ from fairlead.schema.base import NAME
 _FOLDER = "/etc/fairlead/credentials"
 _OPERATOR_MAY = ("workloads", "policies", f"{rights.OF_OWNER}compose")
 """What the first operator may state unless `init` is told otherwise; `compose` owns what `fairlead compose` states."""
-_RELOAD = "have the hub read its configuration again: `docker-compose kill -s HUP nats`, or SIGHUP to nats-server"
+_RELOAD = "have the hub read its configuration again: `docker compose kill -s HUP nats`, or SIGHUP to nats-server"
 _STORE = "have the store know too: `fairlead credentials etcd --url https://HUB:2379`"
-_RESTART = "restart the hub (`docker-compose restart nats`): a node that is connected outlives a mere reload"
+_RESTART = "restart the hub (`docker compose restart nats`): a node that is connected outlives a mere reload"
 
 
 def register(subcommands: Subcommands) -> None:

@@ -59,6 +59,7 @@ class Composed(Machine):
         options: Mapping[str, str],
         environ: Mapping[str, str],
         file: str = "compose.yaml",
+        generation: str = "",
     ) -> None:
         self.node, self.name, self._file = NodeName(node), name, file
         self.folder = Path(tempfile.mkdtemp(prefix="fairlead-composed-"))
@@ -68,7 +69,7 @@ class Composed(Machine):
         places = {"FAIRLEAD_CONFIG": str(self.folder / "config"), "FAIRLEAD_STATE": str(self.folder / "state")}
         self.environ = {**places, **environ}
         self.plugin_state = self.folder / "state" / "docker"
-        self.engine = Dockerd(stack, like_a_machine=True, netns=f"/run/netns/{name}n")
+        self.engine = Dockerd(stack, like_a_machine=True, netns=f"/run/netns/{name}n", generation=generation)
         stack.callback(self.end_workloads)
         active = set(self.environ.get("COMPOSE_PROFILES", "").split(","))
         shown: dict[str, dict[str, list[str]]] = yaml.safe_load(self.fairlead("config"))["services"]
@@ -100,11 +101,11 @@ class Composed(Machine):
         return self
 
     def fairlead(self, *arguments: str) -> str:
-        """Run docker-compose on compose.yaml."""
+        """Run compose on compose.yaml."""
         return self.engine.compose(ROOT, "-p", "fairlead", "-f", self._file, *arguments, environ=self.environ)
 
     def example(self, stack: str, *arguments: str) -> str:
-        """Run docker-compose on one of the examples."""
+        """Run compose on one of the examples."""
         files = ("-p", stack, "-f", f"{stack}.yaml")
         return self.engine.compose(EXAMPLES, *files, *arguments, environ=self.environ)
 
@@ -129,7 +130,7 @@ class Composed(Machine):
 
     def said(self, service: str) -> str:
         """Return the log of one of Fairlead's containers."""
-        done = self.engine.run("logs", "--tail", "60", f"fairlead_{service}_1", check=False)
+        done = self.engine.run("logs", "--tail", "60", self.engine.member(f"fairlead/{service}"), check=False)
         return done.stdout + done.stderr
 
     def plugin_said(self) -> str:
@@ -174,7 +175,7 @@ class Composed(Machine):
 
     def crash(self, service: str) -> None:
         """SIGKILL a container's first process, and return when the engine has started it again."""
-        name, form = f"fairlead_{service}_1", "{{.State.Pid}} {{.RestartCount}}"
+        name, form = self.engine.member(f"fairlead/{service}"), "{{.State.Pid}} {{.RestartCount}}"
         pid, restarts = self.engine.said("inspect", "-f", form, name).split()
         self.crashed = service
         os.kill(int(pid), signal.SIGKILL)
@@ -209,11 +210,10 @@ class Composed(Machine):
         """Wait until a machine that may do so reaches a stack at its published port."""
         until(lambda: self.visit(port, FRIEND).get("stack") == stack, 60, what=f"the {stack}", tell=self.tell)
 
-    def connects(self, container: str, host: str, port: int) -> bool:
-        """Tell whether a container of an example (its api, which has Python) gets a connection."""
-        return (
-            self.engine.run("exec", container, "python3", "-c", _CONNECT, host, str(port), check=False).returncode == 0
-        )
+    def connects(self, service: str, host: str, port: int) -> bool:
+        """Tell whether a `PROJECT/SERVICE` of an example (its api, which has Python) gets a connection."""
+        command = ("exec", self.engine.member(service), "python3", "-c", _CONNECT, host, str(port))
+        return self.engine.run(*command, check=False).returncode == 0
 
     def _python(self, script: str, *arguments: str) -> str:
         command = ["nsenter", f"--net=/run/netns/{self.name}w", sys.executable, "-c", script, *arguments]
@@ -242,7 +242,9 @@ def _json(text: str) -> dict[str, Any]:
 
 
 @contextmanager
-def composed(images: Path, prepare: Callable[[Composed], None] = lambda _: None) -> Iterator[Composed]:
+def composed(
+    images: Path, prepare: Callable[[Composed], None] = lambda _: None, generation: str = ""
+) -> Iterator[Composed]:
     """Bring one machine up with a network behind its uplink, and leave nothing. The thread stands in its network meanwhile.
 
     `prepare` does what a person does before Fairlead is started.
@@ -256,6 +258,6 @@ def composed(images: Path, prepare: Callable[[Composed], None] = lambda _: None)
         run("ip", "-n", f"{name}w", "addr", "add", f"{FRIEND}/32", "dev", "lo")
         stack.enter_context(netlink.inside(f"/run/netns/{name}n"))
         environ = {"FAIRLEAD_NODE": "n1", "COMPOSE_PROFILES": "bgp", "BLOG_READERS": f"{FRIEND}/32"}
-        machine = Composed(stack, "n1", name, _OPTIONS, environ)
+        machine = Composed(stack, "n1", name, _OPTIONS, environ, generation=generation)
         prepare(machine)
         yield machine.start(images)

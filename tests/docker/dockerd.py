@@ -15,9 +15,12 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-DOCKER, COMPOSE, DOCKERD, BUSYBOX = "/usr/bin/docker", "/usr/bin/docker-compose", "/usr/sbin/dockerd", "/bin/busybox"
-CONTAINERD = "/usr/bin/containerd"
+from tests.docker import tools
+from tests.support.archive import Unobtainable
+
+BUSYBOX = "/bin/busybox"
 IMAGE = "fairlead-test/busybox"
+_APPLETS = ["sh", "nc", "wget", "httpd", "sleep", "ip", "ping", "nslookup", "cat", "echo", "timeout", "true"]
 _START_S = 40.0
 
 
@@ -25,9 +28,15 @@ def why_not() -> str:
     """Return why there can be no engine here, or nothing."""
     if os.geteuid() != 0:
         return "not root"
-    needed = (DOCKER, COMPOSE, DOCKERD, BUSYBOX, shutil.which("nft") or "nft", shutil.which("iptables") or "iptables")
-    missing = [path for path in needed if not Path(path).exists()]
-    return f"{', '.join(missing)} missing: run scripts/setup.sh" if missing else ""
+    try:
+        programs = tools.engine()
+    except Unobtainable as error:
+        return str(error)
+    needed = (BUSYBOX, shutil.which("nft") or "nft", shutil.which("iptables") or "iptables")
+    missing = programs.missing() + [path for path in needed if not Path(path).exists()]
+    if missing:
+        return f"{', '.join(missing)} missing: run scripts/setup.sh"
+    return "" if programs.generation() else "; ".join(programs.generations().values())
 
 
 _ALONE = "mount --make-rprivate / && mkdir -p /run/docker && mount -t tmpfs tmpfs /run/docker"
@@ -43,11 +52,18 @@ mount -t bpf bpf /sys/fs/bpf"""
 class Dockerd:
     """One engine in a network namespace, or in that of the thread that makes it.
 
-    One that is `like_a_machine` has everything below /run and a bpffs of its own, at the usual places; its containers may be Fairlead's.
+    One that is `like_a_machine` has everything below /run and a bpffs of its own, at the usual places; its containers may be Fairlead's. `generation` is that of compose: the newest that is here, unless said.
     """
 
     def __init__(
-        self, stack: ExitStack, *options: str, like_a_machine: bool = False, store: Path | None = None, netns: str = ""
+        self,
+        stack: ExitStack,
+        *options: str,
+        like_a_machine: bool = False,
+        store: Path | None = None,
+        netns: str = "",
+        generation: str = "",
+        programs: tools.Engine | None = None,
     ) -> None:
         # short, since a path of a unix socket has 107 characters
         self.folder = Path(tempfile.mkdtemp(prefix="fd", dir="/tmp"))
@@ -63,10 +79,20 @@ class Dockerd:
         places = [f"--mount=/proc/{self._place.pid}/ns/mnt", *([f"--net={netns}"] if netns else [])]
         self.inside = ("nsenter", *places, f"--wd={Path.cwd()}", "--")
         self.socket = self.folder / "d.sock"
+        self.programs = programs or tools.engine()
+        self.generation = generation or self.programs.generation()
+        self._add_compose()
         self._process: subprocess.Popen[bytes] | None = None
         stack.callback(self._clear)
         self._containerd = self._launch_containerd()
         stack.callback(self.stop)
+
+    def _add_compose(self) -> None:
+        """Have `docker compose`, for those who use this engine's environment; with the first generation there is none."""
+        if not self.programs.generations()[tools.V2]:
+            plugins = self.folder / "cli-plugins"
+            plugins.mkdir()
+            (plugins / "docker-compose").symlink_to(tools.compose_v2())
 
     def _launch_containerd(self) -> subprocess.Popen[bytes]:
         places = (
@@ -77,11 +103,14 @@ class Dockerd:
             "--state",
             str(self.folder / "s"),
         )
-        return self._launch([CONTAINERD, *places])
+        return self._launch([str(self.programs.containerd), *places])
 
     def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"{Path(command[0]).name}.log").open("ab") as log:
-            return subprocess.Popen([*self.inside, *command], stdout=log, stderr=log, start_new_session=True)
+            environ = {**os.environ, "PATH": self.programs.path}
+            return subprocess.Popen(
+                [*self.inside, *command], stdout=log, stderr=log, start_new_session=True, env=environ
+            )
 
     def cut_power(self) -> None:
         """End everything at once: engine, containers, what lay below /run. The network and the rest of the kernel is the caller's."""
@@ -113,7 +142,8 @@ class Dockerd:
         """Start it, and return when it answers."""
         if self._containerd.poll() is not None:
             self._containerd = self._launch_containerd()
-        command = [DOCKERD, "-H", f"unix://{self.socket}", "--data-root", str(self._store / "data"), "--live-restore"]
+        command = [str(self.programs.dockerd), "-H", f"unix://{self.socket}", "--live-restore"]
+        command += ["--data-root", str(self._store / "data")]
         command += ["--containerd", str(self.folder / "c.sock"), *self._options]
         self._process = self._launch([*command, "--pidfile", str(self.folder / "d.pid")])
         deadline = time.monotonic() + _START_S
@@ -127,7 +157,7 @@ class Dockerd:
         return (self.folder / "dockerd.log").read_text()[-4000:]
 
     def _docker(self, *arguments: str) -> list[str]:
-        return [DOCKER, "-H", f"unix://{self.socket}", *arguments]
+        return [str(self.programs.docker), "-H", f"unix://{self.socket}", *arguments]
 
     def run(self, *arguments: str, check: bool = True, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a docker command."""
@@ -158,31 +188,7 @@ class Dockerd:
 
     def import_busybox(self) -> None:
         """Have an image made from this machine's static busybox."""
-        data = io.BytesIO()
-        with tarfile.open(fileobj=data, mode="w") as tar:
-            tar.add(BUSYBOX, "bin/busybox")
-            for name in (
-                "sh",
-                "nc",
-                "wget",
-                "httpd",
-                "sleep",
-                "ip",
-                "ping",
-                "nslookup",
-                "cat",
-                "echo",
-                "timeout",
-                "true",
-            ):
-                link = tarfile.TarInfo(f"bin/{name}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                tar.addfile(link)
-            for folder in ("etc", "tmp", "proc", "sys", "dev", "www"):
-                entry = tarfile.TarInfo(folder)
-                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-                tar.addfile(entry)
-        self.feed(data.getvalue(), "import", "-", IMAGE)
+        self.feed(busybox(), "import", "-", IMAGE)
 
     def feed(self, data: bytes, *arguments: str) -> None:
         """Run a docker command with this on its input."""
@@ -191,12 +197,17 @@ class Dockerd:
         )
         assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr.decode()}"
 
+    def member(self, service: str, number: int = 1) -> str:
+        """Return what compose calls a container of `PROJECT/SERVICE`."""
+        return tools.member(self.generation, service, number)
+
     def compose(
         self, folder: Path, *arguments: str, environ: Mapping[str, str] | None = None, timeout_s: float = 300
     ) -> str:
-        """Run docker-compose 1.29 in a folder; return what it says."""
+        """Run the engine's generation of compose in a folder; return what it says."""
+        command = [str(tools.COMPOSE)] if self.generation == tools.V1 else [str(self.programs.docker), "compose"]
         done = subprocess.run(
-            [COMPOSE, *arguments],
+            [*command, *arguments],
             capture_output=True,
             text=True,
             check=False,
@@ -204,7 +215,8 @@ class Dockerd:
             env={**self.environment, **(environ or {})},
             cwd=folder,
         )
-        assert done.returncode == 0, f"docker-compose {' '.join(arguments)}: {done.stderr[-3000:]}{done.stdout[-2000:]}"
+        told = f"{self.generation} {' '.join(arguments)}: {done.stderr[-3000:]}{done.stdout[-2000:]}"
+        assert done.returncode == 0, told
         return done.stdout
 
     def kill(self) -> None:
@@ -228,6 +240,22 @@ class Dockerd:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._process = None
+
+
+def busybox() -> bytes:
+    """Return the tree of an image made from this machine's static busybox, as a tar file."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.add(BUSYBOX, "bin/busybox")
+        for name in _APPLETS:
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+        for folder in ("etc", "tmp", "proc", "sys", "dev", "www"):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+    return data.getvalue()
 
 
 def _parent(process: Path) -> int:

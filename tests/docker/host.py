@@ -78,15 +78,19 @@ class Host(Machine):
 
     def start(self) -> Host:
         """Start everything, the engine last."""
+        self.start_services()
+        self.plugin.start()
+        self.engine.start()
+        self.engine.import_busybox()
+        return self
+
+    def start_services(self) -> None:
+        """Start the services without the plugin and its engine."""
         for one in self.services.values():
             one.launch()
         for one in self.services.values():
             until(one.health, what=f"{one.service} to be healthy")
         until(self.kernel_is_up, 60, what="the kernel's side")
-        self.plugin.start()
-        self.engine.start()
-        self.engine.import_busybox()
-        return self
 
     def kernel_is_up(self) -> bool:
         """Tell whether the datapath serves."""

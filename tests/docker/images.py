@@ -17,12 +17,16 @@ from pathlib import Path
 
 import yaml
 
+from fairlead import __version__
+from tests.docker import tools
 from tests.docker.dockerd import Dockerd
+from tests.support.archive import CACHE
 
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("FAIRLEAD_TEST_CACHE", "/var/cache/fairlead-tests"))
 BASE, RELEASE = "fairlead-test/base", "bookworm"
 EXAMPLES = ROOT / "deploy/examples"
+PLUGIN, SYSTEMD = f"fairlead/docker:{__version__}", "fairlead-test/systemd"
+_SYSTEMD = Path(__file__).parent / "systemd"
 _BUILD_S = 1500.0
 _UNTOUCHED = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false")
 
@@ -38,15 +42,30 @@ def why_not() -> str:
 
 def images() -> Path:
     """Return a file with all images for `docker load`; builds what is not there yet, which takes minutes the first time."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(), ExitStack() as stack:
-        builder = Dockerd(stack, *_UNTOUCHED, store=CACHE / "engine").start()
-        if builder.run("image", "inspect", BASE, check=False).returncode != 0:
-            builder.run("import", str(_base()), BASE, timeout_s=300)
+    with _builder() as builder:
         names = [name for folder, file in _stacks() for name in _build(builder, folder, file)]
         # what no image needs any more; a day old, as the stage that compiles for the others is none itself
         builder.run("image", "prune", "-f", "--filter", "until=24h", timeout_s=300)
-        return _saved(builder, sorted(set(names)))
+        return _saved(builder, sorted(set(names)), "images")
+
+
+def with_systemd() -> Path:
+    """Return a file with the plugin's image and that of a machine whose first process is systemd."""
+    with _builder() as builder:
+        _build(builder, ROOT, "compose.yaml")
+        command = ("build", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", "-t", SYSTEMD, str(_SYSTEMD))
+        builder.run(*command, timeout_s=_BUILD_S)
+        return _saved(builder, [PLUGIN, SYSTEMD], "systemd")
+
+
+@contextmanager
+def _builder() -> Iterator[Dockerd]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(), ExitStack() as stack:
+        builder = Dockerd(stack, *_UNTOUCHED, store=CACHE / "engine", programs=tools.Engine()).start()
+        if builder.run("image", "inspect", BASE, check=False).returncode != 0:
+            builder.run("import", str(_base()), BASE, timeout_s=300)
+        yield builder
 
 
 def _stacks() -> list[tuple[Path, str]]:
@@ -111,8 +130,8 @@ def _extra_authorities() -> str:
     return "".join(path.read_text() for path in sorted(Path("/usr/local/share/ca-certificates").glob("*.crt")))
 
 
-def _saved(builder: Dockerd, names: list[str]) -> Path:
-    kept, known = CACHE / "images.tar", CACHE / "images.json"
+def _saved(builder: Dockerd, names: list[str], stem: str) -> Path:
+    kept, known = CACHE / f"{stem}.tar", CACHE / f"{stem}.json"
     ids = {name: builder.said("image", "inspect", "-f", "{{.Id}}", name) for name in names}
     if not kept.exists() or not known.exists() or json.loads(known.read_text()) != ids:
         known.unlink(missing_ok=True)

@@ -98,9 +98,9 @@ def test_a_compose_file_with_its_policies(machine: Composed, capsys: pytest.Capt
     assert operator(machine, "compose", "apply", "-p", "desk", "-f", file, "--wait") == 0
     machine.example("desk", "up", "-d", "--no-build")
     until(lambda: machine.visit(8083).get("stack") == "desk", 90, what="the desk", tell=machine.tell)
-    assert machine.connects("desk_api_1", "postgres", 5432)
-    assert not machine.connects("desk_api_1", "web", 80)
-    assert not machine.connects("desk_api_1", "redis", 6380)
+    assert machine.connects("desk/api", "postgres", 5432)
+    assert not machine.connects("desk/api", "web", 80)
+    assert not machine.connects("desk/api", "redis", 6380)
     machine.example("desk", "down", "-v", "-t", "0")
     capsys.readouterr()
     assert operator(machine, "compose", "delete", "-p", "desk") == 0

@@ -103,18 +103,18 @@ def test_a_router_learns_the_machines_prefixes_and_keeps_them_over_a_crash(machi
 def test_a_stack_works_by_its_policy_and_its_names(stacks: Composed) -> None:
     stacks.ready(8, 60)
     stacks.opens(8081, "shop")
-    assert stacks.connects("shop_api_1", "redis", 6379)
-    assert stacks.connects("shop_api_1", "postgres", 5432)
+    assert stacks.connects("shop/api", "redis", 6379)
+    assert stacks.connects("shop/api", "postgres", 5432)
     # by address and by name: what the labels do not name is refused
-    assert not stacks.connects("shop_api_1", "web", 80)
-    assert not stacks.connects("shop_api_1", "redis", 6380)
+    assert not stacks.connects("shop/api", "web", 80)
+    assert not stacks.connects("shop/api", "redis", 6380)
 
 
 def test_stacks_do_not_reach_each_other(stacks: Composed) -> None:
     for name, port in (("redis", 6379), ("postgres", 5432)):
-        other = stacks.address(f"shop_{name}_1", "shop_default")
-        assert stacks.connects("shop_api_1", other, port)
-        assert not stacks.connects("blog_api_1", other, port)
+        other = stacks.address(stacks.engine.member(f"shop/{name}"), "shop_default")
+        assert stacks.connects("shop/api", other, port)
+        assert not stacks.connects("blog/api", other, port)
 
 
 def test_a_published_port_is_for_whom_the_policy_names(stacks: Composed) -> None:
@@ -132,7 +132,7 @@ def test_every_container_of_fairlead_dies_under_traffic_and_nothing_fails(stacks
         for service in SERVICES:
             stacks.crash(service)
             assert stacks.fetch("client", address) == "echo", service
-            assert not stacks.connects("blog_api_1", address, 81), service
+            assert not stacks.connects("blog/api", address, 81), service
         stacks.well()
     assert lost(said) == 0
     assert failures == []
@@ -143,14 +143,14 @@ def test_every_container_of_fairlead_dies_under_traffic_and_nothing_fails(stacks
 
 
 def test_glass_is_broken_with_every_container_of_fairlead_stopped_and_ends_by_itself(stacks: Composed) -> None:
-    redis = stacks.address("shop_redis_1", "shop_default")
+    redis = stacks.address(stacks.engine.member("shop/redis"), "shop_default")
     stacks.fairlead("stop", "-t", "5")
-    assert not stacks.connects("blog_api_1", redis, 6379)
+    assert not stacks.connects("blog/api", redis, 6379)
     asked = ("break-glass", "node", "--for", "20s", "--reason", "drill")
     said = stacks.fairlead("run", "--rm", "--no-deps", "--entrypoint", "fairlead", "datapath", *asked)
     assert "what policy denies passes until" in said
-    assert stacks.connects("blog_api_1", redis, 6379)
-    until(lambda: not stacks.connects("blog_api_1", redis, 6379), 60, what="the end of broken glass")
+    assert stacks.connects("blog/api", redis, 6379)
+    until(lambda: not stacks.connects("blog/api", redis, 6379), 60, what="the end of broken glass")
     book = stacks.folder / "state" / "datapath" / "break-glass.log"
     assert '"reason":"drill"' in book.read_text()
     stacks.up()

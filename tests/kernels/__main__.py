@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tests.kernels import machine, packages
 from tests.kernels.inside import LEFT_OUT, ROOT, SHORT, SUITE, Stage
-from tests.kernels.packages import KERNELS, Kernel, Unobtainable
+from tests.kernels.packages import KERNELS, Kernel
+from tests.support.archive import Unobtainable
 
 _FAILED, _NOT_TRIED = 1, 3
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,6 +14,8 @@ import pytest
 import yaml
 
 from fairlead import __version__
+from tests.docker import tools
+from tests.support.archive import Unobtainable
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -26,18 +27,14 @@ OURS = {name: one for name, one in SERVICES.items() if "observe" not in one.get(
 BECOME = ["CHOWN", "FOWNER", "SETUID", "SETGID", "SETPCAP"]
 FIVE = ("ipam", "identity", "policy", "datapath", "bgp")
 DOCKERFILE = (ROOT / "services/Dockerfile").read_text()
-TOOLS = {"docker-compose 1.29": ["docker-compose"], "compose v2": ["docker", "compose"]}
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", [tools.V1, tools.V2])
 def test_the_tool_accepts_it(tool: str) -> None:
-    command = TOOLS[tool]
-    present = (
-        shutil.which(command[0])
-        and subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0
-    )
-    if not present:
-        pytest.skip(f"compose.yaml is not checked by {tool}: `{' '.join(command)}` is not installed")
+    try:
+        command = tools.command(tool)
+    except Unobtainable as error:
+        pytest.skip(f"COMPOSE.YAML IS NOT CHECKED BY {tool}: {error}")
     environment = {**os.environ, "FAIRLEAD_NODE": "n1"}
     for profile in ((), ("--profile", "observe")):
         ask = [*command, "-f", str(ROOT / "compose.yaml"), *profile, "config"]

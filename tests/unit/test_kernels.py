@@ -10,7 +10,7 @@ import pytest
 from tests.kernels import __main__ as runner
 from tests.kernels import machine, recording
 from tests.kernels.inside import LEFT_OUT, ROOT, SUITE, Stage
-from tests.kernels.packages import KERNELS, source_lines
+from tests.kernels.packages import KERNELS, archive
 
 DEPENDENCIES = """\
 kernel/fs/9p/9p.ko.xz: kernel/net/9p/9pnet.ko.xz kernel/fs/netfs/netfs.ko.xz
@@ -27,13 +27,14 @@ def test_modules_come_behind_what_they_need_and_once() -> None:
 
 
 def test_sources_name_the_suites_of_that_kernel_and_the_vendors_keys() -> None:
-    debian = source_lines(KERNELS[1], {"main": "http://m/debian/", "security": "http://m/debian-security/"})
+    places = {"main": "http://m/debian/", "security": "http://m/debian-security/"}
+    debian = archive(KERNELS[1]).source_lines(places)
     assert debian.splitlines() == [
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://m/debian/ bookworm main",
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://m/debian-security/ bookworm-security main",
     ]
     ubuntu = next(one for one in KERNELS if one.vendor == "ubuntu")
-    assert source_lines(ubuntu, {"main": "http://u/"}).count("http://u/ noble") == len(ubuntu.suites)
+    assert archive(ubuntu).source_lines({"main": "http://u/"}).count("http://u/ noble") == len(ubuntu.suites)
 
 
 def test_instructions_are_the_same_with_the_same_descriptors_and_have_none_between() -> None:

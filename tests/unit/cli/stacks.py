@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.docker import tools
+from tests.support.archive import Unobtainable
+
+TOOLS = ("none", tools.V1, tools.V2)
+"""What may resolve compose files; all must see the same stack."""
 SHOP = """
 x-fairlead:
   policies:
@@ -33,6 +38,14 @@ services:
 networks:
   default: {driver: fairlead, ipam: {driver: fairlead}}
 """
+
+
+def tool_or_skip(name: str) -> str:
+    """Return what `--compose` is given for one of TOOLS."""
+    try:
+        return name if name == "none" else tools.command(name)[0]
+    except Unobtainable as error:
+        pytest.skip(f"COMPOSE ITSELF IS NOT ASKED: {error}")
 
 
 class Folder:

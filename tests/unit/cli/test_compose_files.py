@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from clients.cli.compose_files import Files
 from clients.cli.compose_services import Habits, stack_of
 from clients.cli.compose_variables import filled, read_env
 from fairlead.errors import InvalidInput
-from tests.unit.cli.stacks import SHOP, Folder
+from tests.unit.cli.stacks import SHOP, TOOLS, Folder, tool_or_skip
 
 ENVIRON = {"WHO": "db", "EMPTY": ""}
 
@@ -22,12 +21,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     return Folder(tmp_path, monkeypatch)
 
 
-@pytest.fixture(params=["none", "docker-compose"])
+@pytest.fixture(params=TOOLS)
 def tool(request: pytest.FixtureRequest) -> str:
-    """Both ways must see the same stack."""
-    if request.param != "none" and shutil.which(request.param) is None:
-        pytest.skip(f"COMPOSE ITSELF IS NOT ASKED: {request.param} is not installed: run scripts/setup.sh")
-    return str(request.param)
+    """Every way must see the same stack."""
+    return tool_or_skip(request.param)
 
 
 def read(*files: str, project: str = "", tool: str = "none", **environ: str) -> Files:
@@ -151,6 +148,15 @@ def test_both_ways_see_the_same_of_several_files(folder: Folder, tool: str) -> N
     assert "container:image=web" in next(iter(stack.parties("web")))
 
 
+@pytest.mark.parametrize("name", TOOLS)
+def test_an_image_that_is_built_without_a_name_has_the_one_that_compose_gives_it(folder: Folder, name: str) -> None:
+    folder.write("version: '3.9'\nservices: {web: {build: .}}\nnetworks: {default: {driver: fairlead}}")
+    found = read(tool=tool_or_skip(name))
+    assert stack_of(found.project, found.resolved, Habits(image=True)).services["web"].image == (
+        "shop_web" if name == TOOLS[1] else "shop-web"
+    )
+
+
 def test_later_files_replace_policies_of_the_same_name_and_add_tests(folder: Folder) -> None:
     folder.write(SHOP)
     folder.write(
@@ -251,9 +257,9 @@ def test_includes_that_cannot_be_are_named(folder: Folder, include: str, told: s
         read(tool="true")
 
 
-def test_compose_itself_is_asked_where_it_is_installed(folder: Folder) -> None:
-    if shutil.which("docker-compose") is None:
-        pytest.skip("COMPOSE ITSELF IS NOT ASKED: docker-compose is not installed: run scripts/setup.sh")
+@pytest.mark.parametrize("generation", TOOLS[1:])
+def test_compose_itself_is_asked_where_it_is_installed(folder: Folder, generation: str) -> None:
+    tool = tool_or_skip(generation)
     folder.write(
         "version: '3.9'\nservices: {base: {image: web, labels: {role: x}, x-fairlead: {ingress: []}}}", "base.yaml"
     )
@@ -262,12 +268,12 @@ def test_compose_itself_is_asked_where_it_is_installed(folder: Folder) -> None:
     with pytest.raises(
         InvalidInput, match=r"services.web: `extends`: the x-fairlead of base in base.yaml is not inherited"
     ):
-        read(tool="docker-compose")
+        read(tool=tool)
     folder.write(f"version: '3.9'\nservices: {{web: {child % ', x-fairlead: {ingress: [world]}'}}}")
-    found = read(tool="docker-compose")
+    found = read(tool=tool)
     assert stack_of("shop", found.resolved, Habits()).services["web"].labels["role"] == "x"
     folder.write("services: {web: {imag: web}}")
-    with pytest.raises(InvalidInput, match=r"docker-compose config: .*imag"):
-        read(tool="docker-compose")
+    with pytest.raises(InvalidInput, match=rf"{tool} config: .*imag"):
+        read(tool=tool)
     with pytest.raises(InvalidInput, match="`--compose`: no-such-command does not answer"):
         read(tool="no-such-command")
