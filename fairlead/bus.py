@@ -6,7 +6,8 @@ on the hub: a bus that is away makes requests fail with Unavailable and watches 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -82,6 +83,9 @@ class Deleted:
 class Restarted:
     """The watch begins anew: what follows until `Synced` is a complete listing."""
 
+    keys: frozenset[str] | None = None
+    """Of these keys; None: of all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Synced:
@@ -91,6 +95,36 @@ class Synced:
 
 
 BucketEvent = Changed[V] | Deleted | Restarted | Synced
+
+
+class Keys:
+    """The keys that a watch follows. Others can be wanted while it goes on."""
+
+    def __init__(self, wanted: Iterable[str] | None = None) -> None:
+        self.wanted: frozenset[str] | None = None if wanted is None else frozenset(wanted)
+        """None: all."""
+        self._listeners: list[Callable[[], None]] = []
+
+    def want(self, keys: Iterable[str]) -> None:
+        """Follow just these from now on."""
+        wanted = frozenset(keys)
+        if wanted != self.wanted:
+            self.wanted = wanted
+            for tell in self._listeners:
+                tell()
+
+    @contextlib.contextmanager
+    def telling(self, tell: Callable[[], None]) -> Iterator[None]:
+        """Call `tell` when other keys are wanted."""
+        self._listeners.append(tell)
+        try:
+            yield
+        finally:
+            self._listeners.remove(tell)
+
+    def __contains__(self, key: str) -> bool:
+        """Tell whether the key is wanted."""
+        return self.wanted is None or key in self.wanted
 
 
 class Bucket(Protocol[V]):
@@ -121,9 +155,10 @@ class Bucket(Protocol[V]):
     async def mark_complete(self, revision: int) -> None:
         """Vouch that the bucket holds everything as of `revision`."""
 
-    def watch(self, keys: Sequence[str] | None = None) -> AsyncGenerator[BucketEvent[V], None]:
-        """Yield Restarted, the rows, Synced, then every change, without end; all keys, or just those named.
+    def watch(self, keys: Keys | None = None) -> AsyncGenerator[BucketEvent[V], None]:
+        """Yield Restarted, the rows, Synced, then every change, without end; all keys, or just those wanted.
 
+        When other keys are wanted, the rows of new ones follow (Deleted for one that has none, if the owner vouches for it).
         Survives loss of the connection, of the hub and of the bucket itself: each time it begins again with Restarted.
         """
 

@@ -12,13 +12,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from fairlead import codec, telemetry
-from fairlead.bus import ANY_NODE, Bucket, BucketEvent, Changed, Deleted, Restarted, Route, Synced, check_speaker
+from fairlead.bus import ANY_NODE, Bucket, BucketEvent, Changed, Deleted, Keys, Restarted, Route, Synced, check_speaker
 from fairlead.errors import FairleadError, Unavailable
 from fairlead.schema.base import BucketSpec, Delivery, Message, NodeName, Row, Topic
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
 V = TypeVar("V", bound=Row)
+
+_OTHERS = "*"
+"""In place of a key: other keys are wanted."""
 
 
 class Hub:
@@ -186,33 +189,38 @@ class MemoryBucket(Generic[V]):
         self._hub.complete.add(self.spec.name)
         self._hub.tell(self.spec.name, "", b"")
 
-    async def watch(self, keys: Sequence[str] | None = None) -> AsyncGenerator[BucketEvent[V], None]:
+    async def watch(self, keys: Keys | None = None) -> AsyncGenerator[BucketEvent[V], None]:
         """Yield Restarted, the rows, Synced, then every change; begins again when the bucket is lost."""
-        wanted = None if keys is None else set(keys)
+        keys = keys or Keys()
         queue: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue()
         self._hub.watchers[self.spec.name].append(queue)
         try:
-            while True:
-                while not self._hub.up or self.spec.name not in self._hub.tables:
-                    await queue.get() if self._hub.up else await asyncio.sleep(0.01)  # noqa: TID251 - polls a flag of the test
-                async with contextlib.aclosing(self._once(wanted, queue)) as events:
-                    async for event in events:
-                        yield event
+            with keys.telling(lambda: queue.put_nowait((_OTHERS, None))):
+                while True:
+                    while not self._hub.up or self.spec.name not in self._hub.tables:
+                        await queue.get() if self._hub.up else await asyncio.sleep(0.01)  # noqa: TID251 - polls a flag of the test
+                    async with contextlib.aclosing(self._once(keys, queue)) as events:
+                        async for event in events:
+                            yield event
         finally:
             self._hub.watchers[self.spec.name].remove(queue)
 
     async def _once(
-        self, wanted: set[str] | None, queue: asyncio.Queue[tuple[str, bytes | None]]
+        self, keys: Keys, queue: asyncio.Queue[tuple[str, bytes | None]]
     ) -> AsyncGenerator[BucketEvent[V], None]:
         while not queue.empty():
             queue.get_nowait()
-        yield Restarted()
+        listed = keys.wanted
+        yield Restarted(listed)
         for key, data in list(self._hub.tables.get(self.spec.name, {}).items()):
-            if wanted is None or key in wanted:
+            if key in keys:
                 yield Changed(key, data, self.spec.row)
         complete = self.spec.name in self._hub.complete
         yield Synced(complete=complete)
         while True:
+            added, listed = self._added(keys, listed, complete), keys.wanted
+            for event in added:
+                yield event
             key, change = await queue.get()
             if key == "" and change is None:
                 return
@@ -220,5 +228,13 @@ class MemoryBucket(Generic[V]):
                 if not complete:
                     yield Synced(complete=True)
                 complete = True
-            elif wanted is None or key in wanted:
-                yield Deleted(key) if change is None else Changed(key, change, self.spec.row)
+            elif key != _OTHERS and key in keys:
+                yield self._event(key, change)
+
+    def _added(self, keys: Keys, listed: frozenset[str] | None, complete: bool) -> list[BucketEvent[V]]:
+        """Return what there is to say of keys that are wanted newly."""
+        table, new = self._hub.tables.get(self.spec.name, {}), (keys.wanted or frozenset()) - (listed or frozenset())
+        return [self._event(key, table.get(key)) for key in sorted(new) if key in table or complete]
+
+    def _event(self, key: str, data: bytes | None) -> BucketEvent[V]:
+        return Deleted(key) if data is None else Changed(key, data, self.spec.row)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from fairlead import codec
-from fairlead.bus import Bucket, Changed, Deleted, Restarted, Synced
+from fairlead.bus import Bucket, Changed, Deleted, Keys, Restarted, Synced
 from fairlead.clock import SYSTEM, Clock
 from fairlead.errors import FairleadError
 from fairlead.schema.base import Row
@@ -99,11 +99,10 @@ class Mirror(Generic[V]):
         self._on_change = on_change
         self._cache = cache
         self._clock = clock
-        self._keys = keys
+        self._keys = None if keys is None else Keys(keys)
         self._rows: Rows[V] = Rows(bucket.spec.row, lazily=lazily)
         self._seen: set[str] = set()
-        self._listing = False
-        self._wanted = asyncio.Event()
+        self._listing: Restarted | None = None
         self._dirty = asyncio.Event()
         self.complete = False
         """Whether all rows are known: listed from the bucket, or read from disk."""
@@ -121,14 +120,13 @@ class Mirror(Generic[V]):
     @property
     def keys(self) -> frozenset[str] | None:
         """Return the keys that are followed; None: all."""
-        return None if self._keys is None else frozenset(self._keys)
+        return None if self._keys is None else self._keys.wanted
 
     def want(self, keys: Iterable[str]) -> None:
         """Follow just these keys from now on. Rows of other keys stay in the copy, no longer updated."""
-        wanted = set(keys)
-        if wanted != self._keys:
-            self._keys = wanted
-            self._wanted.set()
+        if self._keys is None:
+            raise ValueError(f"this mirror of {self._bucket.spec.name} follows all keys")
+        self._keys.want(keys)
 
     async def recall(self) -> None:
         """Tell of every row of the copy on disk."""
@@ -157,23 +155,12 @@ class Mirror(Generic[V]):
         """Follow the bucket for ever."""
         saver = asyncio.create_task(self._save_forever(), name="mirror-cache")
         try:
-            while True:
-                self._wanted.clear()
-                follow = asyncio.create_task(self._follow(), name="mirror-follow")
-                changed = asyncio.create_task(self._wanted.wait(), name="mirror-wanted")
-                done, _ = await asyncio.wait({follow, changed}, return_when=asyncio.FIRST_COMPLETED)
-                await stop(follow, changed)
-                if follow in done:
-                    follow.result()
+            async with contextlib.aclosing(self._bucket.watch(self._keys)) as events:
+                async for event in events:
+                    await self._apply(event)
         finally:
             await stop(saver)
             self._save()
-
-    async def _follow(self) -> None:
-        keys = None if self._keys is None else sorted(self._keys)
-        async with contextlib.aclosing(self._bucket.watch(keys)) as events:
-            async for event in events:
-                await self._apply(event)
 
     async def _apply(self, event: object) -> None:
         match event:
@@ -183,7 +170,7 @@ class Mirror(Generic[V]):
                 self._seen.discard(key)
                 await self._drop(key)
             case Restarted():
-                self._seen, self._listing = set(), True
+                self._seen, self._listing = set(), event
             case Synced(complete=True):
                 await self._finish_listing()
             case _:
@@ -213,8 +200,8 @@ class Mirror(Generic[V]):
     async def _finish_listing(self) -> None:
         self.synced_at = self._clock.now()
         if self._listing:
-            self._listing = False
-            missing = {key for key in self._rows if key not in self._seen and (self._keys is None or key in self._keys)}
+            listed, self._listing = Keys(self._listing.keys), None
+            missing = {key for key in self._rows if key not in self._seen and key in listed}
             if len(missing) > max(_HELD_ROWS, _HELD_SHARE * len(self._rows)):
                 _LOG.error(
                     "%d of %d rows are gone at once; they are kept until confirmed", len(missing), len(self._rows)

@@ -9,28 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import Generic, TypeVar
 
 import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    ConsumerInfo,
-    DeliverPolicy,
-    DiscardPolicy,
-    StorageType,
-    StreamConfig,
-    StreamInfo,
-)
+from nats.js.api import DiscardPolicy, RawStreamMsg, StorageType, StreamConfig
 
 from fairlead import codec
-from fairlead.bus import BucketEvent, Changed, Deleted, Restarted, Synced
+from fairlead.bus import BucketEvent, Changed, Deleted, Keys, Restarted, Synced
 from fairlead.bus_nats import wire
+from fairlead.bus_nats.consumer import Consumer, Inbox, Position, created
 from fairlead.bus_nats.link import ABSENT, Link
 from fairlead.clock import SYSTEM
 from fairlead.errors import InvalidInput, Unavailable
@@ -40,11 +31,14 @@ V = TypeVar("V", bound=Row)
 
 _LOG = logging.getLogger(__name__)
 _COMPLETE = "_complete"
-_HEARTBEAT_S = 2.0
 _SILENCE_S = 5.0
 """No message and no heartbeat for so long: the consumer is gone."""
 _RETRY_S = 0.5
 _OPERATION = "KV-Operation"
+_GONE = (_OPERATION, "Nats-Marker-Reason")
+"""Headers of a message that is no row."""
+_AT_ONCE = 32
+"""How many rows are asked for together."""
 
 
 class NatsBucket(Generic[V]):
@@ -69,7 +63,7 @@ class NatsBucket(Generic[V]):
                 info = await js.add_stream(self._config())
         except ABSENT as error:
             raise self._absent(error) from error
-        return _created(info)
+        return created(info)
 
     def _config(self) -> StreamConfig:
         return StreamConfig(
@@ -103,21 +97,23 @@ class NatsBucket(Generic[V]):
     async def get(self, key: str) -> V | None:
         """Return the row, or None. Raises Unavailable."""
         try:
-            js = await self._bus.jetstream()
-            found = await js.get_last_msg(self._stream, self._prefix + key, direct=True)
-        except nats.js.errors.NotFoundError:
-            return None
+            found = await self._last(await self._bus.jetstream(), key)
         except ABSENT as error:
             raise self._absent(error) from error
-        if (found.headers or {}).get(_OPERATION):
+        return None if found is None or _is_gone(found) else codec.decode(found.data or b"", self.spec.row)
+
+    async def _last(self, js: JetStreamContext, key: str) -> RawStreamMsg | None:
+        """Return the last message of the key. The stream has one replica, so whoever answers knows the newest."""
+        try:
+            return await js.get_last_msg(self._stream, self._prefix + key, direct=True)
+        except nats.js.errors.NotFoundError:
             return None
-        return codec.decode(found.data or b"", self.spec.row)
 
     async def rows(self) -> dict[str, V]:
         """Return every row. Raises Unavailable."""
         await self.ensure()
         rows: dict[str, V] = {}
-        async with contextlib.aclosing(self._listing(None)) as events:
+        async with contextlib.aclosing(self._listing(Keys())) as events:
             async for event in events:
                 if isinstance(event, Changed):
                     try:
@@ -128,72 +124,77 @@ class NatsBucket(Generic[V]):
                     break
         return rows
 
-    async def watch(self, keys: Sequence[str] | None = None) -> AsyncGenerator[BucketEvent[V], None]:
+    async def watch(self, keys: Keys | None = None) -> AsyncGenerator[BucketEvent[V], None]:
         """Yield Restarted, the rows, Synced, then every change, without end; see `fairlead.bus.Bucket.watch`."""
         resume = Position()
         while True:
             try:
-                async with contextlib.aclosing(self._listing(keys, resume)) as events:
+                async with contextlib.aclosing(self._listing(keys or Keys(), resume)) as events:
                     async for event in events:
                         yield event
             except (*ABSENT, Unavailable) as error:
                 _LOG.debug("watch of %s: %s; again", self.spec.name, error or type(error).__name__)
             await SYSTEM.sleep(_RETRY_S)
 
-    async def _listing(
-        self, keys: Sequence[str] | None, resume: Position | None = None
-    ) -> AsyncGenerator[BucketEvent[V], None]:
+    async def _listing(self, keys: Keys, resume: Position | None = None) -> AsyncGenerator[BucketEvent[V], None]:
         """Follow one consumer until it fails; begins where `resume` ended if the stream is still the same."""
         position = resume if resume is not None else Position()
         js = await self._bus.jetstream()
         info = await js.stream_info(self._stream)
-        continued = position.fits(_created(info), info.state.last_seq)
-        inbox: asyncio.Queue[Msg] = asyncio.Queue()
-        consumer = await self._open(js, keys, position if continued else None, inbox)
-        try:
-            if not continued:
-                position.restart(_created(info))
-                yield Restarted()
-                if consumer.pending == 0:
-                    position.synced = True
-                    yield Synced(complete=False)
-            async for event in self._receive(inbox, position):
-                yield event
-        finally:
-            await consumer.close(js)
+        after = position.sequence if position.fits(created(info), info.state.last_seq) else None
+        inbox: Inbox = asyncio.Queue()
+        with keys.telling(lambda: inbox.put_nowait(None)):
+            wanted, client = keys.wanted, await self._bus.client(1.0)
+            consumer = await Consumer.open(client, js, self._stream, inbox, self._subjects(wanted), after)
+            try:
+                if after is None:
+                    position.restart(created(info), wanted)
+                    yield Restarted(wanted)
+                    if consumer.pending == 0:
+                        position.synced = True
+                        yield Synced(complete=False)
+                async for event in self._receive(inbox, position, lambda: self._adapt(js, consumer, keys, position)):
+                    yield event
+            finally:
+                await consumer.close()
 
-    async def _open(
-        self, js: JetStreamContext, keys: Sequence[str] | None, position: Position | None, inbox: asyncio.Queue[Msg]
-    ) -> Consumer:
-        client = await self._bus.client(1.0)
-        subject = client.new_inbox()
-        subscription = await client.subscribe(subject, cb=inbox.put)
-        filters = [self._prefix + ">"] if keys is None else [self._prefix + key for key in (*sorted(keys), _COMPLETE)]
-        config = ConsumerConfig(
-            deliver_subject=subject,
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE if position else DeliverPolicy.LAST_PER_SUBJECT,
-            opt_start_seq=position.sequence + 1 if position else None,
-            filter_subjects=filters,
-            ack_policy=AckPolicy.NONE,
-            max_deliver=1,
-            mem_storage=True,
-            num_replicas=1,
-            idle_heartbeat=_HEARTBEAT_S,
-            flow_control=True,
-            inactive_threshold=30.0,
-        )
-        try:
-            info = await js.add_consumer(self._stream, config)
-        except BaseException:
-            await subscription.unsubscribe()
-            raise
-        return Consumer(self._stream, info.name, subscription, _pending(info))
+    def _subjects(self, keys: Collection[str] | None) -> list[str]:
+        return [self._prefix + key for key in ((">",) if keys is None else (*sorted(keys), _COMPLETE))]
 
-    async def _receive(self, inbox: asyncio.Queue[Msg], position: Position) -> AsyncGenerator[BucketEvent[V], None]:
+    async def _adapt(
+        self, js: JetStreamContext, consumer: Consumer, keys: Keys, position: Position
+    ) -> AsyncGenerator[BucketEvent[V], None]:
+        """Follow what is wanted now: the consumer delivers what changes from here on, and the rows themselves are asked for."""
+        wanted = keys.wanted
+        await consumer.deliver(self._subjects(wanted))
+        if wanted is None or position.listed is None:
+            return
+        new = sorted(wanted - set(position.listed))
+        position.fetched = {key: last for key, last in position.fetched.items() if key in wanted}
+        for begin in range(0, len(new), _AT_ONCE):
+            some = new[begin : begin + _AT_ONCE]
+            for key, found in zip(some, await asyncio.gather(*(self._last(js, key) for key in some)), strict=True):
+                if found is not None:
+                    position.fetched[key] = found.seq or 0
+                    yield Deleted(key) if _is_gone(found) else Changed(key, found.data or b"", self.spec.row)
+                elif position.complete:
+                    yield Deleted(key)
+        position.listed = wanted
+
+    async def _receive(
+        self, inbox: Inbox, position: Position, adapt: Callable[[], AsyncGenerator[BucketEvent[V], None]]
+    ) -> AsyncGenerator[BucketEvent[V], None]:
+        """Yield what is delivered. The keys are adapted to what is wanted once the listing is over, not amid it."""
         expected = 1
+        inbox.put_nowait(None)
         while True:
             async with asyncio.timeout(_SILENCE_S):  # not wait_for: before Python 3.12 it can swallow a cancellation
                 message = await inbox.get()
+            if message is None:
+                if position.synced:
+                    async for change in adapt():
+                        yield change
+                continue
             if wire.header(message, "Status"):
                 expected = await self._heartbeat(message, expected)
                 continue
@@ -208,6 +209,7 @@ class NatsBucket(Generic[V]):
             if not position.synced and metadata.num_pending == 0:
                 position.synced = True
                 yield Synced(complete=position.complete)
+                inbox.put_nowait(None)
 
     async def _heartbeat(self, message: Msg, expected: int) -> int:
         """Answer flow control; notice a gap from what the server says it delivered last."""
@@ -224,53 +226,14 @@ class NatsBucket(Generic[V]):
             newly = not position.complete
             position.complete = True
             return Synced(complete=True) if newly and position.synced else None
-        if wire.header(message, _OPERATION) or wire.header(message, "Nats-Marker-Reason"):
-            return Deleted(key)
-        return Changed(key, message.data, self.spec.row)
+        if position.sequence <= position.fetched.get(key, 0):
+            return None
+        return Deleted(key) if _is_gone(message) else Changed(key, message.data, self.spec.row)
 
     def _absent(self, error: BaseException) -> Unavailable:
         return Unavailable(f"bucket {self.spec.name}: the hub does not answer ({error or type(error).__name__})")
 
 
-class Position:
-    """How far a watch has come, and in which stream."""
-
-    def __init__(self) -> None:
-        self.stream = ""
-        self.sequence = 0
-        self.synced = False
-        self.complete = False
-
-    def fits(self, stream: str, last: int) -> bool:
-        """Tell whether the watch can go on where it was: same stream, listing finished, history not behind us."""
-        return self.synced and stream == self.stream and last >= self.sequence
-
-    def restart(self, stream: str) -> None:
-        """Begin anew in `stream`."""
-        self.stream, self.sequence, self.synced, self.complete = stream, 0, False, False
-
-
-class Consumer:
-    """One ephemeral consumer and our subscription to it."""
-
-    def __init__(self, stream: str, name: str, subscription: Subscription, pending: int) -> None:
-        self._stream = stream
-        self._name = name
-        self._subscription = subscription
-        self.pending = pending
-
-    async def close(self, js: JetStreamContext) -> None:
-        """Unsubscribe, and remove the consumer if the hub answers."""
-        with contextlib.suppress(*ABSENT):
-            await self._subscription.unsubscribe()
-            async with asyncio.timeout(0.5):
-                await js.delete_consumer(self._stream, self._name)
-
-
-def _pending(info: ConsumerInfo) -> int:
-    """Return how many messages the consumer had to deliver when it was made, those already under way included."""
-    return (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
-
-
-def _created(info: StreamInfo) -> str:
-    return str(getattr(info, "created", ""))  # a datetime or text, depending on the client's version
+def _is_gone(message: Msg | RawStreamMsg) -> bool:
+    """Tell whether the message says that there is no row."""
+    return any((message.headers or {}).get(name) for name in _GONE)

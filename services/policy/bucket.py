@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 
-from fairlead.bus import Bucket, BucketEvent
+from fairlead.bus import Bucket, BucketEvent, Keys
 from fairlead.clock import Clock
 from fairlead.schema.base import BucketSpec
 from fairlead.schema.identity import HOST
@@ -50,6 +50,6 @@ class PackedBucket:
         """Vouch that the bucket holds everything as of `revision`."""
         await self._bucket.mark_complete(revision)
 
-    def watch(self, keys: Sequence[str] | None = None) -> AsyncGenerator[BucketEvent[PackedRow], None]:
+    def watch(self, keys: Keys | None = None) -> AsyncGenerator[BucketEvent[PackedRow], None]:
         """Nobody watches packed rows. Raises NotImplementedError."""
         raise NotImplementedError(f"rows of {self.spec.name} are read, not watched, by their owner ({keys})")

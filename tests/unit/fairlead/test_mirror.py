@@ -217,3 +217,20 @@ async def test_changing_the_keys_keeps_what_is_known() -> None:
         assert mirror.rows["n1"].revision == 1, "no longer followed"
         await mirror._apply(Deleted("n2"))
         assert "n2" not in mirror.rows
+
+
+async def test_a_row_that_is_wanted_amid_a_listing_of_others_is_not_missed_by_it() -> None:
+    told: list[tuple[str, bool]] = []
+
+    async def tell(key: str, row: Claim | None) -> None:
+        told.append((key, row is not None))
+
+    mirror = Mirror(MemoryBus().bucket(CLAIMS), keys={"n1", "n2"}, on_change=tell)
+    for event in (Restarted(frozenset({"n1", "n2"})), Changed.to("n2", claim("n2", 1)), Synced(complete=True)):
+        await mirror._apply(event)
+    mirror.want({"n1"})
+    await mirror._apply(Restarted(mirror.keys))
+    mirror.want({"n1", "n2"})
+    await mirror._apply(Synced(complete=True))
+    assert told == [("n2", True)]
+    assert mirror.rows.keys() == {"n2"}
