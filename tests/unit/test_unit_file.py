@@ -1,4 +1,4 @@
-"""The unit of the network plugin as systemd itself reads it. Whether the plugin runs so is tested with an engine (tests/docker/unit.py)."""
+"""The unit of the network plugin as systemd itself reads it. Whether the plugin runs so is tested under systemd and with an engine (tests/docker)."""
 
 from __future__ import annotations
 
