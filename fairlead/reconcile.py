@@ -44,6 +44,9 @@ class Pace:
     retry_max_s: float = 30.0
     refresh_s: float = 30.0
     batch: int = 1024
+    """How many rows one operation is given."""
+    at_once: int = 1
+    """How many operations are on their way together; each is told as soon as it is done."""
 
     def pause_s(self, attempts: int, random: Random) -> float:
         """Return the pause after that many failed attempts; chance keeps a fleet from trying in step."""
@@ -100,8 +103,10 @@ class Reconciler(Generic[K, V]):
 
     async def settle_due(self) -> None:
         """Work on everything that is due now, until nothing is."""
-        while due := self._table.due(self._clock.monotonic_s(), self._pace.batch):
-            await self._work([row for row in due if row.doomed is due[0].doomed])
+        size = self._pace.batch
+        while due := self._table.due(self._clock.monotonic_s(), size * self._pace.at_once):
+            alike = [row for row in due if row.doomed is due[0].doomed]
+            await asyncio.gather(*(self._work(alike[at : at + size]) for at in range(0, len(alike), size)))
 
     async def prune(self) -> None:
         """Compare the world with the table now, if the table is initialised."""

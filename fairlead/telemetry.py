@@ -20,6 +20,8 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Sam
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+_TRACER = trace.get_tracer("fairlead")
+"""Of whatever provider is set later; to look it up for each span costs as much as the span."""
 _PROPAGATOR = TraceContextTextMapPropagator()
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
@@ -103,8 +105,7 @@ def span(name: str, *, parent: str = "", kind: SpanKind = INTERNAL, **attributes
     """
     outer = _PROPAGATOR.extract({"traceparent": parent}) if parent else context.get_current()
     named = {key.replace("__", "."): value for key, value in attributes.items()}
-    tracer = trace.get_tracer("fairlead")
-    with tracer.start_as_current_span(name, context=outer, kind=kind, attributes=named) as current:
+    with _TRACER.start_as_current_span(name, context=outer, kind=kind, attributes=named) as current:
         yield current
 
 

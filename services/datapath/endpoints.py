@@ -259,11 +259,10 @@ class EndpointOperations:
         """Realise these endpoints."""
         hindered = {}
         for endpoint, want in rows.items():
-            if endpoint in self._endpoints.recheck:
-                self._endpoints.recheck.discard(endpoint)
-                await self._thread.call(self._realiser.forget, endpoint)
+            anew = endpoint in self._endpoints.recheck
+            self._endpoints.recheck.discard(endpoint)
             try:
-                stands = await self._thread.call(self._realiser.realise, want)
+                stands = await self._thread.call(self._realiser.realise, want, anew=anew)
             except FairleadError as error:
                 hindered[endpoint] = error.message
                 stands = await self._thread.call(self._realiser.standing, endpoint)

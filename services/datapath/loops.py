@@ -49,7 +49,11 @@ def reconcilers(
     tools: Tools,
     settings: DatapathSettings,
 ) -> dict[str, Loop]:
-    """Return a reconciler for each of the node's tables. Endpoints are settled one by one, so that each is told as soon as it stands."""
+    """Return a reconciler for each of the node's tables.
+
+    Endpoints are settled one by one, so that each is told as soon as it stands; a few wait before the kernel thread, so that it need not
+    wait for the event loop between them.
+    """
     clock, refresh_s = tools.clock, settings.reconcile_s
     host_operations = HostOperations(node.host, tools.realiser, tools.kernel, tools.thread)
     address_operations = AddressOperations(node.addresses, tools.kernel, tools.thread)
@@ -59,7 +63,7 @@ def reconcilers(
             node.endpoints.table,
             endpoint_operations,
             clock,
-            pace=Pace(refresh_s=refresh_s, retry_max_s=10.0, batch=1),
+            pace=Pace(refresh_s=refresh_s, retry_max_s=10.0, batch=1, at_once=4),
             on_settled=node.settled,
         ),
         "addresses": Reconciler(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Generic, TypeVar
 
 import msgspec
@@ -62,14 +62,18 @@ def expand(row: PolicyRow, number: Numbering) -> PolicyMap:
     """
     entries: dict[PolicyKey, PolicyValue] = {}
     ranges: dict[PolicyKey, list[PortRange]] = defaultdict(list)
+    numbers = cache(lambda origins: number(_texts(row, origins)))
+    values = cache(PolicyValue)
     for entry in row.entries:
         _check(entry)
-        value = _value(entry, number(_texts(row, entry.origins)))
+        # thousands of entries have a few origins and values between them
+        value = values(entry.deny, entry.precedence, entry.proxy_port, numbers(entry.origins))
         key = PolicyKey(entry.identity, entry.port, entry.protocol, int(entry.direction))
         if entry.end_port > entry.port:
             ranges[key._replace(port=0)].append(PortRange(entry.port, entry.end_port, value))
             continue
-        entries[key] = max(value, entries.get(key, value), key=rank)
+        other = entries.get(key)
+        entries[key] = value if other is None else max(value, other, key=rank)
     for key, found in ranges.items():
         entries.update({key._replace(port=port, port_bits=bits): value for port, bits, value in blocks(found)})
     if len(entries) > POLICY_MAP_CAPACITY:
@@ -106,10 +110,6 @@ def _texts(row: PolicyRow, indexes: tuple[int, ...]) -> tuple[str, ...]:
     if any(not 0 <= index < len(row.origins) for index in indexes):
         raise InvalidInput(f"`origins`: {indexes} of identity {row.identity} names a text that the row does not have")
     return tuple(sorted({row.origins[index] for index in indexes}))
-
-
-def _value(entry: PolicyEntry, provenance: int) -> PolicyValue:
-    return PolicyValue(entry.deny, entry.precedence, entry.proxy_port, provenance)
 
 
 def _check(entry: PolicyEntry) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from fairlead.errors import FairleadError
 from fairlead.schema.base import NodeName
@@ -13,6 +14,7 @@ from fairlead.schema.policy import PolicyRow
 from services.datapath.audit import Staged
 from services.datapath.endpoints import Endpoints
 from services.datapath.kernel.twin.policy import Policy
+from services.datapath.ledger import Entries
 from services.datapath.model import PolicyMap
 from services.datapath.plan import Numbering, expand, expand_staged
 
@@ -26,6 +28,9 @@ class Policies:
         self._number = number
         self._outcomes: dict[int, Outcome] = {}
         self._staged: dict[int, Staged] = {}
+        self.stood: Collection[Entries] = ()
+        """What an earlier process has ordered, while its rows are read: a row that comes to the same is that object. Endpoints' policies are
+        compared time and again, and one object need not be."""
 
     def hear(self, identity: int, row: PolicyRow | None) -> None:
         """Learn the newest row of the identity."""
@@ -49,7 +54,9 @@ class Policies:
 
     def _expand(self, row: PolicyRow) -> Outcome:
         try:
-            return expand(row, self._number), ""
+            policy = expand(row, self._number)
+            entries = next((stood for stood in self.stood if stood == policy.entries), policy.entries)
+            return replace(policy, entries=entries), ""
         except FairleadError as error:
             return None, f"revision {row.revision} is refused: {error.message}"
 

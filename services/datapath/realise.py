@@ -72,12 +72,14 @@ class Realiser:
         ledger = self._ledgers.get(endpoint, Ledger())
         return Standing(self._plugged.get(endpoint), self._entries.get(endpoint), ledger.policy)
 
-    def realise(self, want: EndpointWant) -> Standing:
-        """Make the endpoint as it should be. Raises KernelError.
+    def realise(self, want: EndpointWant, *, anew: bool = False) -> Standing:
+        """Make the endpoint as it should be; `anew`: trust nothing that is remembered of it. Raises KernelError.
 
         The policy map is written even when the link cannot be made: then what stands is right as soon as the link is there.
         """
         endpoint, refusal, plugged = want.link.endpoint, "", None
+        if anew:
+            self.forget(endpoint)
         try:
             plugged = self._plug(want.link)
         except KernelError as error:

@@ -78,7 +78,7 @@ class Datapath:
         self.name = NodeName(settings.node)
         self._kernel, self._bus, self._store, self._clock, self._report = kernel, bus, store, clock, report
         self._settings = settings
-        self._started = asyncio.Event()
+        self._started, self._to_tell = asyncio.Event(), asyncio.Event()
         self.kernel_error = "starting"
         self.node = Node(self.name, addresses, store, clock, overlay, failsafe_of(settings, overlay), masquerade)
         self.node.registration.labels = settings.node_labels
@@ -94,8 +94,7 @@ class Datapath:
         self._realised = Projector(bus.bucket(topics.REALISED), clock=clock)
         self._endpoint_operations = EndpointOperations(self.node.endpoints, self._realiser, self.thread)
         self.node.on_hosted = self.mirrors.host
-        self.node.on_realised = self._realised_may_differ
-        self._telling = False
+        self.node.on_realised = self._to_tell.set
         self._adopted: set[int] = set()
         """Endpoints that an earlier process left, and that were not looked at yet."""
         tools = Tools(kernel, self.thread, bus, clock, self._realiser)
@@ -119,12 +118,19 @@ class Datapath:
 
     async def begin(self) -> None:
         """Want what disk and mirrors' copies say; nothing is done before the tasks run."""
-        await self.mirrors.recall()
+        await self._recall()
         self.node.begin()
         self.node.host.begin(self._realiser.kept().get(HOST_ENDPOINT))
         self._adopted = {record.endpoint for record in self.node.endpoints.live()}
         self.breakglass.names = {record.endpoint: record.name for record in self.node.endpoints.live()}
         self.breakglass.names[HOST_ENDPOINT] = HOST
+
+    async def _recall(self) -> None:
+        """Hear what the mirrors' copies say, beside what was ordered by it."""
+        ordered = {id(policy.entries): policy.entries for policy in self.node.endpoints.kept.values()}
+        self.node.policies.stood = ordered.values()
+        await self.mirrors.recall()
+        self.node.policies.stood = ()
 
     def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what has to run for ever, by name."""
@@ -138,6 +144,7 @@ class Datapath:
             "flows": self.flows.read,
             "collector": self.collector.run,
             "metrics": self.metrics.run,
+            "tell realised": self._tell_for_ever,
         }
         return {
             "kernel": self._start_kernel,
@@ -207,20 +214,23 @@ class Datapath:
                 self._report(*condition)
             await self._clock.sleep(_TICK_S)
 
-    def _realised_may_differ(self) -> None:
-        """Say what is realised once this turn of the loop is over, however many endpoints it has touched."""
-        if self._started.is_set() and not self._telling:
-            self._telling = True
-            asyncio.get_running_loop().call_soon(self._tell_realised)
+    async def _tell_for_ever(self) -> None:
+        """Say what is realised as often as the bus takes it: however many endpoints were touched meanwhile, it is worked out once."""
+        while True:
+            await self._to_tell.wait()
+            self._to_tell.clear()
+            if self._tell_realised():
+                await self._realised.flushed()
 
-    def _tell_realised(self) -> None:
-        """Tell the bus; not before every endpoint of the disk was looked at once, since half a row would look like a step back."""
-        self._telling = False
+    def _tell_realised(self) -> bool:
+        """Tell the bus; False before every endpoint of the disk was looked at once, since half a row would look like a step back."""
         standing, decisions = self.node.endpoints.standing, self.node.endpoints.decisions
         self._adopted = {one for one in self._adopted if one in decisions and one not in standing}
-        if self.node.host.is_settled and not self._adopted:
-            row = realised(self.name, self.node.endpoints, self.node.trace)
-            self._realised.set(self.name, self.node.host.report(row))
+        if not self.node.host.is_settled or self._adopted:
+            return False
+        row = realised(self.name, self.node.endpoints, self.node.trace)
+        self._realised.set(self.name, self.node.host.report(row))
+        return True
 
     def _explain(self, event: Event, uuid: str, lost: dict[str, int]) -> Flow:
         event = audited(event, *(self.node.staged_end(address) for address in (event.source, event.destination)))

@@ -35,7 +35,7 @@ def test_a_plug_that_was_cut_short_leaves_nothing_that_is_trusted(
 ) -> None:
     link = rig.link(1) if again == "as it is" else replace(rig.link(1), addresses=(Address("10.7.0.77"),))
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KernelError("killed")
 
     with monkeypatch.context() as patched:

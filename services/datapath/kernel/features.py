@@ -108,7 +108,7 @@ def _inner_maps() -> bool:
     try:
         fds += [syscalls.map_create(_HASH, 8, 8, size, syscalls.NO_PREALLOC) for size in (1, 2)]
         fds.append(syscalls.map_create("array_of_maps", 4, 4, 1, inner=fds[0]))
-        syscalls.map_update(fds[2], bytes(4), struct.pack("=I", fds[1]))
+        syscalls.map_update(fds[2], bytes(4), struct.pack("=I", fds[1]), waits=True)
     except OSError:
         return False
     finally:

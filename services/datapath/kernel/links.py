@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pyroute2.netlink import nlmsg, rtnl
@@ -32,6 +33,8 @@ _PRIORITY = 1
 _PLUMBING = 1
 """Grows when `plug` does something that it did not do before: then what earlier versions plugged is plugged again."""
 _ADDR_GEN_NONE = 1
+_ALIKE = 64
+"""How many requests are kept that endpoints have in common."""
 _POD_INTERFACE = re.compile(r"fl(\d{5})")
 _GATEWAYS = {4: Address("169.254.1.1"), 6: Address("fe80::1")}
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENODEV})
@@ -88,16 +91,17 @@ def veth_peer(name: str, mac: bytes, mtu_bytes: int, netns_fd: int | None) -> di
     return nested(**_shape(name, mac, mtu_bytes), **place)
 
 
-def set_up(name: str, flags: int = 0) -> list[Message]:
+@lru_cache(_ALIKE)
+def set_up(name: str, flags: int = 0) -> tuple[Message, ...]:
     """Return the requests that bring a device up without an IPv6 link-local address: nobody speaks from one."""
     no_link_local = nested(AF_INET6=nested(IFLA_INET6_ADDR_GEN_MODE=_ADDR_GEN_NONE))
     prepare = body(ifinfmsg, {}, IFLA_IFNAME=name, IFLA_AF_SPEC=no_link_local)
     flags |= IFF_UP
     rise = body(ifinfmsg, {"flags": flags, "change": flags}, IFLA_IFNAME=name)
-    return [
+    return (
         Message(rtnl.RTM_SETLINK, prepare, f"prepare {name}", fine=_NO_IPV6),
         Message(rtnl.RTM_SETLINK, rise, f"bring {name} up"),
-    ]
+    )
 
 
 def set_shape(name: str, mac: bytes, mtu_bytes: int) -> Message:
@@ -148,7 +152,8 @@ def _remove_address(index: int, address: Address) -> Message:
     return Message(rtnl.RTM_DELADDR, _address(index, address), f"remove address {address}", fine=netlink.ABSENT)
 
 
-def _gateway_messages(index: int, family: int) -> list[Message]:
+@lru_cache(_ALIKE)
+def _gateway_messages(index: int, family: int) -> tuple[Message, ...]:
     gateway = _GATEWAYS[family]
     neighbour = body(
         ndmsg,
@@ -165,18 +170,18 @@ def _gateway_messages(index: int, family: int) -> list[Message]:
         "flags": RTNH_F_ONLINK,
     }
     route = body(rtmsg, fields, RTA_GATEWAY=str(gateway), RTA_OIF=index)
-    return [
+    return (
         Message(rtnl.RTM_NEWNEIGH, neighbour, f"set neighbour {gateway}", netlink.SET),
         Message(rtnl.RTM_NEWROUTE, route, f"set default route by {gateway}", netlink.SET),
-    ]
+    )
 
 
-def pod_side(link: Link, index: int, have: set[Address], mtu_bytes: int) -> list[Message]:
-    """Return the requests that give the endpoint's own side its shape, addresses, gateway and routes."""
+def pod_side(link: Link, index: int, have: set[Address], mtu_bytes: int, *, shaped: bool = False) -> list[Message]:
+    """Return the requests that give the endpoint's own side its shape (unless it was born with it), addresses, gateway and routes."""
     gone = sorted(have - set(link.addresses))
     families = sorted({int(address.family) for address in link.addresses})
     return [
-        set_shape(link.interface, pod_mac(link.endpoint), mtu_bytes),
+        *(() if shaped else (set_shape(link.interface, pod_mac(link.endpoint), mtu_bytes),)),
         *set_up("lo"),
         *set_up(link.interface),
         *(_remove_address(index, address) for address in gone),
@@ -272,6 +277,8 @@ def check_names(uplinks: Sequence[str]) -> None:
 
 def allow_ipv6(link: Link) -> None:
     """Let the endpoint's side have IPv6 addresses although its namespace forbids them. Call it inside the namespace."""
+    if all(address.family != 6 for address in link.addresses):
+        return
     setting = Path(f"/proc/sys/net/ipv6/conf/{link.interface}/disable_ipv6")
-    if any(address.family == 6 for address in link.addresses) and setting.exists():
+    if setting.exists():
         write_sysctl(setting, "0")

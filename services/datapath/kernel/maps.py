@@ -39,6 +39,7 @@ class Map:
 
     def __init__(self, name: str, fd: int, spec: abi.MapSpec) -> None:
         self.name, self.fd, self.spec = name, fd, spec
+        self._waits = spec.kind == "array_of_maps"
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value or None."""
@@ -73,7 +74,7 @@ class Map:
     def _put_all(self, entries: Mapping[bytes, bytes]) -> None:
         if len(entries) < 4 or self.spec.kind not in _IN_BATCHES:
             for key, value in entries.items():
-                syscalls.map_update(self.fd, key, value)
+                syscalls.map_update(self.fd, key, value, waits=self._waits)
             return
         try:
             syscalls.map_update_batch(self.fd, b"".join(entries), b"".join(entries.values()), len(entries))
@@ -91,13 +92,13 @@ class Map:
     def delete(self, key: bytes) -> bool:
         """Remove one entry; tell whether it was there."""
         with refusals(self.name):
-            return syscalls.map_delete(self.fd, key)
+            return syscalls.map_delete(self.fd, key, waits=self._waits)
 
     def delete_all(self, keys: Iterable[bytes]) -> int:
         """Remove entries; return how many there were."""
         with refusals(self.name):
             if self.spec.kind not in _IN_BATCHES:
-                return sum([syscalls.map_delete(self.fd, key) for key in keys])
+                return sum([syscalls.map_delete(self.fd, key, waits=self._waits) for key in keys])
             wanted = list(keys)
             try:
                 return syscalls.map_delete_batch(self.fd, wanted)
@@ -122,12 +123,22 @@ class Map:
         for keys, values in self.packed():
             yield zip(_parts(split[0], keys), _parts(split[1], values), strict=True)
 
-    def words(self) -> dict[int, int]:
-        """Return the whole table by the first 8 bytes of its values, as numbers like its keys of 8 bytes: half the time of `items`."""
-        found: dict[int, int] = {}
+    def holds(self, words: Mapping[int, int]) -> bool:
+        """Tell whether the table has just these rows, given as numbers: its keys of 8 bytes, and the first 8 bytes of its values."""
+        found = 0
         for keys, values in self.packed():
-            heads = memoryview(values).cast("Q")[:: self.spec.value_bytes // 8]
-            found.update(zip(memoryview(keys).cast("Q").tolist(), heads.tolist(), strict=True))
+            heads = memoryview(values).cast("Q")[:: self.spec.value_bytes // 8].tolist()
+            if list(map(words.get, memoryview(keys).cast("Q").tolist())) != heads:
+                return False
+            found += len(heads)
+        return found == len(words)
+
+    def keys_of(self, number: int) -> set[bytes]:
+        """Return the keys under which this number stands: values of 4 bytes, without an object for each of the others."""
+        found, size = set[bytes](), self.spec.key_bytes
+        for keys, values in self.packed():
+            numbers = memoryview(values).cast("I")[:: self.spec.value_bytes // 4]
+            found.update(keys[at * size : (at + 1) * size] for at, one in enumerate(numbers) if one == number)
         return found
 
     def count(self) -> int:

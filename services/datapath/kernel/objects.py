@@ -20,7 +20,7 @@ def wait_for_programs() -> None:
     inner = map_create("array", 4, 4, 1)
     outer = map_create("array_of_maps", 4, 4, 1, inner=inner)
     try:
-        map_update(outer, bytes(4), struct.pack("=I", inner))
+        map_update(outer, bytes(4), struct.pack("=I", inner), waits=True)
     finally:
         os.close(outer)
         os.close(inner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from services.datapath.kernel import abi, devices, links, netlink, overlay, routes
 from services.datapath.kernel.netlink import Netlink
@@ -14,6 +15,15 @@ Lacks = Callable[[int, int, str], bool]
 """Tells whether the program of that name is not on the device and hook."""
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """The two devices by their numbers, each in its own namespace; `is_new`: they have the shape in which they were just made."""
+
+    near_ifindex: int
+    far_ifindex: int
+    is_new: bool = False
+
+
 def plug(wire: Netlink, link: Link, default_mtu_bytes: int, attach: Attach) -> Plugged:
     """Make veth pair, addresses, routes and filter be there. The endpoint passes nothing before `put_endpoint`."""
     name, mtu_bytes = links.host_interface(link.endpoint), link.mtu_bytes or default_mtu_bytes
@@ -22,11 +32,12 @@ def plug(wire: Netlink, link: Link, default_mtu_bytes: int, attach: Attach) -> P
         wire.send([links.set_mark(name, "")])  # until all is done: a kill in between must be seen
     # a far end without namespace is wherever it is by now: a pair lives and dies whole
     make = _plug_into if link.netns else _leave_here
-    near = make(wire, link, near, mtu_bytes)
+    pair = make(wire, link, near, mtu_bytes)
+    shape = [] if pair.is_new else [links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes)]
     # the mark may come before what follows it here: whoever trusts it looks at shape, state and filter too
-    wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes), *links.set_up(name), links.set_mark(name, mark)])
-    attach(near.ifindex, links.INGRESS, "from_pod")
-    return _plugged(link, near)
+    wire.send([*shape, *links.set_up(name), links.set_mark(name, mark)])
+    attach(pair.near_ifindex, links.INGRESS, "from_pod")
+    return _plugged(link, pair.near_ifindex)
 
 
 def intact(wire: Netlink, wanted: Iterable[Link], default_mtu_bytes: int, lacks: Lacks) -> dict[int, Plugged]:
@@ -37,7 +48,7 @@ def intact(wire: Netlink, wanted: Iterable[Link], default_mtu_bytes: int, lacks:
         if near is None or not _is_intact(near, link, link.mtu_bytes or default_mtu_bytes):
             continue
         if not lacks(near.ifindex, links.INGRESS, "from_pod"):
-            found[link.endpoint] = _plugged(link, near)
+            found[link.endpoint] = _plugged(link, near.ifindex)
     return found
 
 
@@ -49,51 +60,49 @@ def _is_intact(near: devices.Device, link: Link, mtu_bytes: int) -> bool:
     return near.is_up and (near.mac, near.mtu_bytes, near.mark) == (abi.GATEWAY_MAC, mtu_bytes, mark)
 
 
-def _plugged(link: Link, near: devices.Device) -> Plugged:
-    return Plugged(link.endpoint, near.name, near.ifindex, abi.GATEWAY_MAC, links.pod_mac(link.endpoint))
+def _plugged(link: Link, ifindex: int) -> Plugged:
+    name, mac = links.host_interface(link.endpoint), links.pod_mac(link.endpoint)
+    return Plugged(link.endpoint, name, ifindex, abi.GATEWAY_MAC, mac)
 
 
-def _leave_here(wire: Netlink, link: Link, near: devices.Device | None, mtu_bytes: int) -> devices.Device:
-    return near or _make_pair(wire, link, mtu_bytes, None)
+def _leave_here(wire: Netlink, link: Link, near: devices.Device | None, mtu_bytes: int) -> _Pair:
+    if near is not None:
+        return _Pair(near.ifindex, near.peer_ifindex)
+    return _make_pair(wire, link, mtu_bytes, None, wire)
 
 
-def _plug_into(wire: Netlink, link: Link, near: devices.Device | None, mtu_bytes: int) -> devices.Device:
-    """Return the host side of the pair whose far end stands in the link's namespace with all that it needs there."""
+def _plug_into(wire: Netlink, link: Link, near: devices.Device | None, mtu_bytes: int) -> _Pair:
+    """Return the pair whose far end stands in the link's namespace with all that it needs there."""
     with netlink.inside(link.netns):
         pod = Netlink()
     try:
-        stands = _ensure_pair(wire, link, near, mtu_bytes, pod)
+        pair = _ensure_pair(wire, link, near, mtu_bytes, pod)
         with netlink.inside(link.netns):
             links.allow_ipv6(link)
-        have = devices.addresses_of(pod, stands.peer_ifindex) if stands is near else set()
-        pod.send(links.pod_side(link, stands.peer_ifindex, have, mtu_bytes))
+        have = set() if pair.is_new else devices.addresses_of(pod, pair.far_ifindex)
+        pod.send(links.pod_side(link, pair.far_ifindex, have, mtu_bytes, shaped=pair.is_new))
     finally:
         pod.close()
-    return stands
+    return pair
 
 
-def _ensure_pair(
-    wire: Netlink, link: Link, near: devices.Device | None, mtu_bytes: int, pod: Netlink
-) -> devices.Device:
+def _ensure_pair(wire: Netlink, link: Link, near: devices.Device | None, mtu_bytes: int, pod: Netlink) -> _Pair:
     far = devices.find_device(pod, link.interface)
     if near is not None and far is not None and far.peer_ifindex == near.ifindex:
-        return near
+        return _Pair(near.ifindex, near.peer_ifindex)
     if far is not None:
         raise KernelError(f"{link.netns} has another {link.interface} already: choose another interface name")
     if near is not None:
         wire.send([links.remove_device(near.name)])  # its far end is in a namespace of the past
     with netlink.namespace(link.netns) as fd:
-        return _make_pair(wire, link, mtu_bytes, fd)
+        return _make_pair(wire, link, mtu_bytes, fd, pod)
 
 
-def _make_pair(wire: Netlink, link: Link, mtu_bytes: int, netns_fd: int | None) -> devices.Device:
+def _make_pair(wire: Netlink, link: Link, mtu_bytes: int, netns_fd: int | None, pod: Netlink) -> _Pair:
     name = links.host_interface(link.endpoint)
     peer = links.veth_peer(link.interface, links.pod_mac(link.endpoint), mtu_bytes, netns_fd)
     wire.send([links.add_veth(name, abi.GATEWAY_MAC, mtu_bytes, peer)])
-    made = devices.find_device(wire, name)
-    if made is None:
-        raise KernelError(f"{name} vanished while it was being made: is somebody else managing it?")
-    return made
+    return _Pair(wire.index_of(name), pod.index_of(link.interface), is_new=True)
 
 
 def plugged(wire: Netlink) -> dict[int, Plugged]:

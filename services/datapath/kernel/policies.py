@@ -33,7 +33,7 @@ class PackedRows:
 
     @cached_property
     def words(self) -> dict[int, int]:
-        """Return the rows without their counters, as `Map.words` has them."""
+        """Return the rows without their counters, as `Map.holds` wants them."""
         rows = (self.denies | self.allows).items()
         return {int.from_bytes(key, sys.byteorder): int.from_bytes(value[:8], sys.byteorder) for key, value in rows}
 
@@ -44,7 +44,7 @@ class PackedRows:
 
     def stand_in(self, table: Map | None) -> bool:
         """Tell whether the table has these rows and no others, whatever they have counted."""
-        if table is not None and table.spec.key_bytes == _WORD and table.words() == self.words:
+        if table is not None and table.spec.key_bytes == _WORD and table.holds(self.words):
             return True
         have = _items(table)
         wanted = chain(self.denies.items(), self.allows.items())
@@ -55,15 +55,15 @@ class _Packed:
     """The rows of the entries met last: many endpoints share one policy, and packing costs more than writing."""
 
     def __init__(self) -> None:
-        self._known: list[tuple[dict[PolicyKey, PolicyValue], tuple[PackedRows, PackedRows]]] = []
+        self._known: list[tuple[Mapping[PolicyKey, PolicyValue], tuple[PackedRows, PackedRows]]] = []
 
     def rows(self, entries: Mapping[PolicyKey, PolicyValue]) -> tuple[PackedRows, PackedRows]:
-        """Return the exact rows and those of port ranges."""
+        """Return the exact rows and those of port ranges. Policies never change: the same object is the same."""
         for known, packed in self._known:
-            if known == entries:
+            if known is entries or known == entries:
                 return packed
         packed = _pack(entries, of_ranges=False), _pack(entries, of_ranges=True)
-        self._known = [(dict(entries), packed), *self._known[: _PACKED_KEPT - 1]]
+        self._known = [(entries, packed), *self._known[: _PACKED_KEPT - 1]]
         return packed
 
 

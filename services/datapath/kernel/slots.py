@@ -53,10 +53,9 @@ class MapPerEndpoint:
 
     def mend(self, endpoint: int) -> None:
         """Make the pin and the programs mean one table: the pinned one, or without a pin the one that programs see."""
-        known = self._by_endpoint.pop(endpoint, None)
-        if not self.pin(endpoint).exists() and not self._pin_shown(endpoint) and known is not None:
-            syscalls.object_pin(known.fd, str(self.pin(endpoint)))
-        if known is not None:
+        if (known := self._by_endpoint.pop(endpoint, None)) is not None:
+            if not self.pin(endpoint).exists() and not self._pin_shown(endpoint):
+                syscalls.object_pin(known.fd, str(self.pin(endpoint)))
             known.close()
         self.table(endpoint)
 

@@ -16,7 +16,7 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64l
 _NUMBER = _NUMBERS.get(platform.machine())
 _patient = ctypes.CDLL(None, use_errno=True).syscall
 _prompt = ctypes.PyDLL(None, use_errno=True).syscall
-"""Keeps the interpreter during the call: to have it back from a busy thread takes a thousand times as long as a look-up."""
+"""Keeps the interpreter during the call: to have it back from a busy thread takes a thousand times as long as what one row or name costs."""
 _patient.restype = _prompt.restype = ctypes.c_long
 
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
@@ -122,15 +122,15 @@ def map_lookup_each(fd: int, keys: Iterable[bytes], key_bytes: int, value_bytes:
             yield value.raw
 
 
-def map_update(fd: int, key: bytes, value: bytes) -> None:
-    """Put one entry, replacing what was there."""
-    _bpf(_UPDATE, _attr("I4xQQQ", fd, _address(key), _address(value), 0))
+def map_update(fd: int, key: bytes, value: bytes, *, waits: bool = False) -> None:
+    """Put one entry, replacing what was there. `waits`: the kernel waits for programs before it returns, as it does in arrays of maps."""
+    _bpf(_UPDATE, _attr("I4xQQQ", fd, _address(key), _address(value), 0), _patient if waits else _prompt)
 
 
 def map_add(fd: int, key: bytes, value: bytes) -> bool:
     """Put one entry unless there is one; tell whether it was put."""
     try:
-        _bpf(_UPDATE, _attr("I4xQQQ", fd, _address(key), _address(value), _NOEXIST))
+        _bpf(_UPDATE, _attr("I4xQQQ", fd, _address(key), _address(value), _NOEXIST), _prompt)
     except OSError as error:
         if error.errno == _EEXIST:
             return False
@@ -138,10 +138,10 @@ def map_add(fd: int, key: bytes, value: bytes) -> bool:
     return True
 
 
-def map_delete(fd: int, key: bytes) -> bool:
-    """Remove one entry; tell whether it was there."""
+def map_delete(fd: int, key: bytes, *, waits: bool = False) -> bool:
+    """Remove one entry; tell whether it was there. `waits`: as for `map_update`."""
     try:
-        _bpf(_DELETE, _attr("I4xQQQ", fd, _address(key), 0, 0))
+        _bpf(_DELETE, _attr("I4xQQQ", fd, _address(key), 0, 0), _patient if waits else _prompt)
     except OSError as error:
         if error.errno == _ENOENT:
             return False
@@ -230,18 +230,18 @@ def programs_attached(ifindex: int, kind: int) -> int:
 def object_pin(fd: int, path: str) -> None:
     """Give a map or program a name on bpffs."""
     name = path.encode() + b"\0"
-    _bpf(_PIN, _attr("QII", _address(name), fd, 0))
+    _bpf(_PIN, _attr("QII", _address(name), fd, 0), _prompt)
 
 
 def object_get(path: str) -> int:
     """Return a descriptor of what is pinned at `path`."""
     name = path.encode() + b"\0"
-    return _bpf(_GET, _attr("QII", _address(name), 0, 0))
+    return _bpf(_GET, _attr("QII", _address(name), 0, 0), _prompt)
 
 
 def _info(fd: int, size: int) -> bytes:
     info = ctypes.create_string_buffer(size)
-    _bpf(_INFO, _attr("IIQ", fd, size, _address(info)))
+    _bpf(_INFO, _attr("IIQ", fd, size, _address(info)), _prompt)
     return info.raw
 
 

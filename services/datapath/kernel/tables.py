@@ -184,7 +184,7 @@ class Tables:
 
     def _set_addresses(self, endpoint: int, wanted: set[bytes]) -> bool:
         table, mine = self.maps["endpoints"], _number(endpoint)
-        have = {key for key, value in table.items().items() if value == mine}
+        have = table.keys_of(endpoint)
         table.put_all(dict.fromkeys(sorted(wanted - have), mine))
         gone = table.delete_all(sorted(have - wanted))
         return bool(gone or wanted - have)

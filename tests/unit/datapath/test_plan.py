@@ -10,6 +10,7 @@ from fairlead.schema.base import IdentityId
 from fairlead.schema.policy import PolicyEntry, PolicyRow
 from services.datapath.operations import PolicyKey, PolicyValue
 from services.datapath.plan import expand, foreign, plan, too_many
+from services.datapath.policies import Policies
 from tests.unit.datapath.world import entry
 
 _KEYS = st.builds(
@@ -103,6 +104,20 @@ def test_the_widest_range_is_no_more_than_sixteen_blocks() -> None:
 
 def test_a_range_of_one_port_is_that_port() -> None:
     assert list(expand(_row(entry(0, 0, 6, 80, end_port=80)), _number).entries) == [PolicyKey(0, 80, 6, 0)]
+
+
+def test_a_row_that_comes_to_what_stood_before_is_the_same_object() -> None:
+    rows = _row(entry(0, 300, 6, 80)), _row(entry(0, 300, 6, 81))
+    stood = expand(rows[0], _number).entries
+    policies = Policies(_number)
+    policies.stood = (stood,)
+    for identity, row in zip((1, 2), rows, strict=True):
+        policies.hear(identity, row)
+    (same, _), (other, _) = policies.get(1), policies.get(2)
+    assert same is not None
+    assert same.entries is stood
+    assert other is not None
+    assert other.entries == expand(rows[1], _number).entries != stood
 
 
 def test_a_map_that_is_too_full_is_refused_whole() -> None:

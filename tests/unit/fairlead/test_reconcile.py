@@ -141,6 +141,34 @@ async def test_rows_that_changed_or_went_before_their_turn_are_not_written_with_
     assert world.log == ["put a", "delete c", "put b"]
 
 
+async def test_operations_that_are_together_on_their_way_are_told_one_by_one_as_they_end() -> None:
+    world, table, reconciler, _ = _set_up(batch=1, at_once=2)
+    first, second, told = asyncio.Event(), asyncio.Event(), list[str]()
+    gates, begun = {"a": first, "b": second}, list[str]()
+
+    async def update(rows: Mapping[str, int]) -> Mapping[str, str]:
+        begun.extend(rows)
+        for key in rows:
+            await gates.get(key, first).wait()
+        return {}
+
+    world.update = update  # type: ignore[method-assign] # has to wait
+    reconciler._on_settled = lambda rows: told.extend(row.key for row in rows)
+    for key in "abc":
+        table.put(key, 1)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(reconciler.settle_due())
+        while begun != ["a", "b"]:
+            await asyncio.sleep(0)
+        second.set()
+        while told != ["b"]:
+            await asyncio.sleep(0)
+        table.put("a", 2)  # what is on its way is not what is wanted any more: it comes again
+        first.set()
+    assert begun == ["a", "b", "c", "a"]
+    assert not table.due(0.0)
+
+
 async def test_ten_thousand_rows_are_settled_in_batches() -> None:
     world, table, reconciler, _ = _set_up(batch=1000)
     sizes: list[int] = []

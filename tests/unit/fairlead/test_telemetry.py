@@ -19,7 +19,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     provider: TracerProvider = telemetry.setup("test", "n1", environ={})
     exporter = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(telemetry, "_TRACER", provider.get_tracer("fairlead"))
     yield exporter
     provider.shutdown()
 
