@@ -202,9 +202,9 @@ class Composed(Machine):
         )
         return [line for line in done.stdout.splitlines() if not line.endswith(".debug")]
 
-    def visit(self, port: int, source: str = "") -> dict[str, Any]:
+    def visit(self, port: int, source: str = "", at: str = "192.0.2.1") -> dict[str, Any]:
         """Return what a machine on the network gets from a stack's published port; an `error` when it gets nothing."""
-        return _json(self._python(_VISIT, f"http://192.0.2.1:{port}/", source))
+        return _json(self._python(_VISIT, f"http://{at}:{port}/", source))
 
     def opens(self, port: int, stack: str) -> None:
         """Wait until a machine that may do so reaches a stack at its published port."""
@@ -214,6 +214,11 @@ class Composed(Machine):
         """Tell whether a `PROJECT/SERVICE` of an example (its api, which has Python) gets a connection."""
         command = ("exec", self.engine.member(service), "python3", "-c", _CONNECT, host, str(port))
         return self.engine.run(*command, check=False).returncode == 0
+
+    def resolves(self, service: str, name: str) -> str:
+        """Return the IPv6 address that a `PROJECT/SERVICE` of an example (its api) finds for a name; empty when there is none."""
+        command = ("exec", self.engine.member(service), "python3", "-c", _RESOLVE, name)
+        return self.engine.run(*command, check=False).stdout.strip()
 
     def _python(self, script: str, *arguments: str) -> str:
         command = ["nsenter", f"--net=/run/netns/{self.name}w", sys.executable, "-c", script, *arguments]
@@ -230,6 +235,7 @@ try:
 except OSError as error:
     print(json.dumps({"error": repr(error)}))
 """
+_RESOLVE = "import socket, sys; print(socket.getaddrinfo(sys.argv[1], None, socket.AF_INET6)[0][4][0])"
 _CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
 
 

@@ -63,6 +63,8 @@ def test_files_are_checked_applied_and_brought_up(machine: Composed, monkeypatch
         machine.example(stack, "up", "-d", "--no-build")
         until(lambda port=port: "stack" in machine.visit(port), 90, what=stack, tell=machine.tell)  # type: ignore[misc] # bound now
         assert count(machine, stack) == ONE_EACH
+    families = {len(one.addresses) for ones in members(machine, "shop").values() for one in ones}
+    assert families == {2}, "the file asks for both"
     assert machine.connects("desk/api", "postgres", 5432)
     assert not machine.connects("desk/api", "web", 80)
     database = machine.address(machine.engine.member("desk/postgres"), "desk_default")

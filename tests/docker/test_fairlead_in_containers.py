@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 from collections.abc import Iterator
@@ -115,6 +116,22 @@ def test_stacks_do_not_reach_each_other(stacks: Composed) -> None:
         other = stacks.address(stacks.engine.member(f"shop/{name}"), "shop_default")
         assert stacks.connects("shop/api", other, port)
         assert not stacks.connects("blog/api", other, port)
+
+
+def test_stacks_have_ipv6_by_the_same_rules(stacks: Composed) -> None:
+    found = {name: stacks.resolves("shop/api", name) for name in ("redis", "postgres", "web")}
+    prefix = ipaddress.ip_network(next(one for one in stacks.prefixes() if ":" in one))
+    assert all(ipaddress.ip_address(address) in prefix for address in found.values())
+    for name, port in (("redis", 6379), ("postgres", 5432)):
+        assert stacks.connects("shop/api", found[name], port)
+        assert not stacks.connects("blog/api", found[name], port)
+    assert not stacks.connects("shop/api", found["web"], 80), "no label names it"
+    assert ":" in stacks.resolves("blog/api", "redis")
+    # what published ports need that come by IPv6 from elsewhere (clients/docker/README.md)
+    run("nsenter", f"--net=/run/netns/{stacks.name}n", "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    node = "[2001:db8::1]"
+    until(lambda: stacks.visit(8081, at=node).get("stack") == "shop", 30, what="the shop", tell=stacks.tell)
+    assert "timed out" in stacks.visit(8082, at=node)["error"]
 
 
 def test_a_published_port_is_for_whom_the_policy_names(stacks: Composed) -> None:

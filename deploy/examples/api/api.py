@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psycopg2
@@ -48,5 +49,16 @@ class Api(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class Server(ThreadingHTTPServer):
+    """Listens in both families; a name may lead to either."""
+
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        """Bind for IPv4 too."""
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
 if __name__ == "__main__":
-    ThreadingHTTPServer(("", 8000), Api).serve_forever()
+    Server(("::", 8000), Api).serve_forever()
