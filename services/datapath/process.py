@@ -9,8 +9,6 @@ import sys
 _SWITCH_S = 0.0005
 """The kernel thread gives the interpreter away at each system call. Until it has it back from a busy event loop takes 5 ms by default, and to
 plug an endpoint takes a dozen calls."""
-_YOUNG_OBJECTS = 10_000
-"""How many new objects there must be before anybody looks for garbage among them: one row of a policy is tens of thousands, and they stay."""
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1 << 20
 """Tables of hundreds of thousands of rows grow by being made anew, and copies of them live for a moment. glibc learns from the first one that is
 given back to keep what they leave, up to 32 MB each: blocks from this size on go back to the system at once."""
@@ -29,5 +27,4 @@ def prepare() -> None:
 def begun() -> None:
     """Look for garbage from now on, but not among what is there already."""
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
     gc.enable()
