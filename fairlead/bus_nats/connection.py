@@ -113,6 +113,11 @@ class NatsBus:
             raise Unavailable(f"the connection to {self._url} is lost; it is being made again")
         return self._nc
 
+    async def joined(self) -> Client:
+        """Return the client once it was connected, even if it is not now: what it subscribes to is heard from when it is back."""
+        await self._ready.wait()
+        return self._nc
+
     async def jetstream(self) -> JetStreamContext:
         """Return the JetStream of the hub."""
         client = await self.client(_ACK_TIMEOUT_S)
@@ -181,7 +186,6 @@ class NatsBus:
         """Answer requests and take events; see `fairlead.bus.Bus.serve`."""
         server = Server(self, service, shared=shared)
         self._servers.append(server)
-        await self._ready.wait()
         await server.start(routes)
         with contextlib.suppress(*ABSENT):
             await self._nc.flush()  # from here on the nearest server knows

@@ -24,6 +24,9 @@ class Link(Protocol):
     async def client(self, timeout_s: float) -> Client:
         """Return the connected client. Raises Unavailable when there is none in time."""
 
+    async def joined(self) -> Client:
+        """Return the client once it was connected, even if it is not now: what it subscribes to is heard from when it is back."""
+
     async def jetstream(self) -> JetStreamContext:
         """Return the JetStream of the hub. Raises Unavailable."""
 

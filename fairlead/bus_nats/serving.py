@@ -65,7 +65,7 @@ class Server:
         await stop(*self._tasks)
 
     async def _start_micro(self, routes: Sequence[Route]) -> None:
-        client = await self._bus.client(3.0)
+        client = await self._bus.joined()
         self._micro = await nats.micro.add_service(
             client, name=f"fairlead-{self._service}", version=__version__, description=f"Fairlead {self._service}"
         )
@@ -80,7 +80,7 @@ class Server:
             )
 
     async def _start_plain(self, routes: Sequence[Route]) -> None:
-        client = await self._bus.client(3.0)
+        client = await self._bus.joined()
         for route in routes:
 
             async def answer(message: Msg, route: Route = route) -> None:

@@ -325,3 +325,22 @@ async def test_keys_wanted_while_the_hub_is_away_are_told_of_when_it_is_back(tmp
                 assert await next_event(events) == Changed.to("n2", claim("n2"))
     finally:
         server.kill()
+
+
+@pytest.mark.connected
+async def test_what_begins_to_serve_while_the_server_is_away_is_heard_when_it_is_back(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path).start()
+    try:
+        async with connect(server.url, name="a") as first, connect(server.url, name="b") as second:
+            for bus in (first, second):
+                await until_joined(bus)
+            server.kill()
+            async with asyncio.timeout(5):
+                while first.connected:
+                    await asyncio.sleep(0.02)
+            serving = asyncio.create_task(first.serve("ipam", [route(ALLOCATE, allocate, N1)]))
+            server.start()
+            await served(second)
+            await serving
+    finally:
+        server.kill()
