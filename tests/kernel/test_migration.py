@@ -21,7 +21,7 @@ from services.datapath.kernel.tuning import Tuning
 from services.datapath.operations import KernelError, PolicyKey, PolicyValue
 from tests.kernel import versions
 from tests.kernel.conversations import IDLE, PORT, Traffic
-from tests.kernel.rig import SMALL, Rig, new_rig, pod_address, run
+from tests.kernel.rig import Rig, new_rig, pod_address, run
 
 pytestmark = pytest.mark.kernel
 
@@ -57,7 +57,7 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.fixture
 def fresh() -> Iterator[Rig]:
     """A node of its own, whose policies let replies pass by their flow only."""
-    with new_rig() as rig:
+    with new_rig(versions.TUNING) as rig:
         rig.policy(1, {PolicyKey(1002, PORT, 6, 1, 13): PolicyValue()})
         rig.policy(2, {PolicyKey(1001, PORT, 6, 0, 13): PolicyValue()})
         yield rig
@@ -165,12 +165,12 @@ def test_a_move_that_stands_still_at_any_point_costs_no_packet(
 def test_tables_grow_under_traffic(fresh: Rig, traffic: Traffic) -> None:
     """The same version with more places for flows and outer ends."""
     fresh.kernel.stop()
-    grown = LinuxKernel(fresh.pins, ("up0",), Tuning(flows=16384, addresses=4096, masquerades=131072))
+    grown = LinuxKernel(fresh.pins, ("up0",), Tuning(flows=131_072, addresses=4096, masquerades=131_072))
     assert grown.start().migrated_from == versions.CURRENT
     sizes = [grown._tables.maps[name].spec.entries for name in ("conntrack", "masquerade")]
     grown.stop()
     fresh.kernel.start()
-    assert sizes == [16384, 131072]
+    assert sizes == [131_072, 131_072]
     traffic.idle_ones_answer()
     assert not old_pins(fresh)
     assert not traffic.drops()
@@ -181,7 +181,7 @@ def test_tables_grow_under_traffic(fresh: Rig, traffic: Traffic) -> None:
 def test_unknown_schema_is_refused_and_left_alone(fresh: Rig, schema: int, oldest_reader: int) -> None:
     fresh.kernel._tables.maps["abi"].put(struct.pack("=I", 0), abi.ABI.pack(schema, oldest_reader, bytes(32)))
     with pytest.raises(KernelError, match=f"schema {schema}"):
-        LinuxKernel(fresh.pins, ("up0",), SMALL).start()
+        LinuxKernel(fresh.pins, ("up0",), versions.TUNING).start()
     assert not old_pins(fresh)
 
 
@@ -198,7 +198,7 @@ def test_unknown_shape_is_refused_before_anything_is_moved(fresh: Rig) -> None:
         create_map(fresh.pins / f"fairlead_{name}", name, spec).close()
     before = syscalls.map_info(syscalls.object_get(str(fresh.pins / "fairlead_conntrack")))
     with pytest.raises(KernelError, match="fragments has a shape"):
-        LinuxKernel(fresh.pins, ("up0",), SMALL).start()
+        LinuxKernel(fresh.pins, ("up0",), versions.TUNING).start()
     assert syscalls.map_info(syscalls.object_get(str(fresh.pins / "fairlead_conntrack"))) == before
     assert not old_pins(fresh)
 
