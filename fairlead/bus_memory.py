@@ -1,4 +1,4 @@
-"""The bus inside one process, for tests and simulation. It passes the suite of the real one (tests/contract/test_bus.py).
+"""The bus inside one process, for tests and simulation. It passes the suite of the real one (tests/contract/test_bus.py, test_buckets.py).
 
 Messages are encoded and decoded on the way, so that what would not survive the wire does not survive here either.
 """

@@ -51,8 +51,7 @@ def reconcilers(
 ) -> dict[str, Loop]:
     """Return a reconciler for each of the node's tables.
 
-    Endpoints are settled one by one, so that each is told as soon as it stands; a few wait before the kernel thread, so that it need not
-    wait for the event loop between them.
+    Endpoints are settled one by one, each told as soon as it stands; a few wait before the kernel thread, so that it waits for nobody.
     """
     clock, refresh_s = tools.clock, settings.reconcile_s
     host_operations = HostOperations(node.host, tools.realiser, tools.kernel, tools.thread)

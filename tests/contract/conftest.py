@@ -1,13 +1,15 @@
-"""A node of each kind, real and in dicts, for the suites that both must pass."""
+"""A node and a bus of each kind, real and in dicts, for the suites that both must pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from fairlead.bus import Bus
 from services.datapath.operations import Kernel
-from tests.support import kernels
+from tests.support import buses, kernels
 from tests.support.kernels import Bench
 
 
@@ -20,3 +22,9 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
 def kernel(bench: Bench) -> Kernel:
     assert not bench.kernel.start().adopted
     return bench.kernel
+
+
+@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.connected)])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Bus, Bus]]:
+    async with buses.two(request.param, tmp_path) as participants:
+        yield participants

@@ -26,7 +26,7 @@ from services.datapath.kernel.twin.cases import Action, Met, Origin, Tunnel
 from services.datapath.operations import Kernel
 from services.datapath.overlay import Overlay
 from services.datapath.reports import EventKind
-from tests.support.roads import add_uplink, way_of
+from tests.support.roads import add_uplink, carried, way_of
 from tests.support.tunnelled import Tunnelled
 
 TCP = 6
@@ -180,6 +180,8 @@ class LinuxBench:
         subprocess.run(["ip", "netns", "delete", Path(self._names.pop(name)).name], check=True)
 
     def connects(self, source: tuple[str, Address], destination: tuple[str, Address], port: int) -> bool:
+        for end in (source, destination):
+            carried(Path(end[0]).name)
         with self._socket(destination) as server:
             server.bind((str(destination[1]), port))
             server.listen(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Mapping
 
 from services.datapath.kernel.testrun import OK
@@ -29,3 +30,15 @@ def way_of(frame: bytes, action: int, packet: bytes, pods: list[bytes]) -> Actio
     if packet == frame:
         return Action.STACK
     return Action.ENDPOINT if packet[:12] in pods else Action.NETWORK
+
+
+def carried(netns: str) -> None:
+    """Wait until the stack has noticed that the devices of the namespace have a carrier: a moment after they were plugged, and it drops till then."""
+    deadline_s = time.monotonic() + 5
+    while time.monotonic() < deadline_s:
+        said = subprocess.run(
+            ["ip", "-n", netns, "-o", "link", "show", "up"], check=True, capture_output=True, text=True
+        )
+        if "state DOWN" not in said.stdout and "LOWERLAYERDOWN" not in said.stdout:
+            return
+        time.sleep(0.01)

@@ -104,13 +104,11 @@ class Netlink:
         # strict: dumps are filtered by the kernel, so that a node's other routes and addresses are never read
         self._wire = IPRSocket(groups=0, strict_check=True)
         self._wire.register_policy(RTM_NEWTFILTER, _Filter)
-        for limit in (
-            socket.SO_SNDTIMEO,
-            socket.SO_RCVTIMEO,
-        ):  # by the kernel's own clock: Python's would ask poll(2) before each call
-            self._wire.socket.setsockopt(
-                socket.SOL_SOCKET, limit, _TIMEOUT
-            )  # to name the socket is to open it: here, in this namespace
+        # to name the socket is to open it: here, in this namespace
+        wire = self._wire.socket
+        for limit in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            # by the kernel's own clock: Python's would ask poll(2) before each call
+            wire.setsockopt(socket.SOL_SOCKET, limit, _TIMEOUT)
         self._sequence = 0
 
     def close(self) -> None:
