@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable
 from typing import Generic, TypeVar
 
 import nats.errors
@@ -158,7 +158,7 @@ class NatsBucket(Generic[V]):
             finally:
                 await consumer.close()
 
-    def _subjects(self, keys: Collection[str] | None) -> list[str]:
+    def _subjects(self, keys: frozenset[str] | None) -> list[str]:
         return [self._prefix + key for key in ((">",) if keys is None else (*sorted(keys), _COMPLETE))]
 
     async def _adapt(
@@ -169,7 +169,7 @@ class NatsBucket(Generic[V]):
         await consumer.deliver(self._subjects(wanted))
         if wanted is None or position.listed is None:
             return
-        new = sorted(wanted - set(position.listed))
+        new = sorted(wanted - position.listed)
         position.fetched = {key: last for key, last in position.fetched.items() if key in wanted}
         for begin in range(0, len(new), _AT_ONCE):
             some = new[begin : begin + _AT_ONCE]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -29,7 +28,7 @@ class Position:
         self.sequence = 0
         self.synced = False
         self.complete = False
-        self.listed: Collection[str] | None = None
+        self.listed: frozenset[str] | None = None
         """The keys whose rows were listed; None: all."""
         self.fetched: dict[str, int] = {}
         """The sequence of rows that were asked for, not delivered: what the consumer has of their keys up to there is old."""
@@ -38,7 +37,7 @@ class Position:
         """Tell whether the watch can go on where it was: same stream, listing finished, history not behind us."""
         return self.synced and stream == self.stream and last >= self.sequence
 
-    def restart(self, stream: str, listed: Collection[str] | None) -> None:
+    def restart(self, stream: str, listed: frozenset[str] | None) -> None:
         """Begin anew in `stream`, with a listing of these keys."""
         self.stream, self.sequence, self.synced, self.complete = stream, 0, False, False
         self.listed, self.fetched = listed, {}

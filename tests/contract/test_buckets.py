@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fairlead.address import Prefix
 from fairlead.bus import Bus, Changed, Deleted, Keys, Restarted, Synced
 from fairlead.bus_nats import connect
+from fairlead.bus_nats.bucket import NatsBucket
 from fairlead.schema.base import NodeName
 from fairlead.schema.ipam import CLAIMS, Claim
 from tests.support.buses import until_joined
@@ -161,5 +163,35 @@ async def test_keys_wanted_while_the_hub_is_away_are_told_of_when_it_is_back(tmp
                 keys.want(["n1", "n2"])
                 server.start()
                 assert await next_event(events) == Changed.to("n2", claim("n2"))
+    finally:
+        server.kill()
+
+
+@pytest.mark.connected
+async def test_a_row_that_changes_while_it_is_asked_for_is_told_once_and_never_in_an_older_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, keys = NatsServer(tmp_path).start(), Keys(["n1"])
+    try:
+        async with connect(server.url, name="a") as bus:
+            bucket = NatsBucket(bus, CLAIMS)
+            await until_joined(bus)
+            async with contextlib.aclosing(bucket.watch(keys)) as events:
+                assert [await next_event(events) for _ in range(2)] == [
+                    Restarted(frozenset({"n1"})),
+                    Synced(complete=False),
+                ]
+                last = bucket._last
+
+                async def changes_first(*asked: Any) -> Any:
+                    for revision in (2, 3):
+                        await bucket.put("n2", claim("n2", revision))
+                    return await last(*asked)
+
+                monkeypatch.setattr(bucket, "_last", changes_first)
+                keys.want(["n1", "n2"])
+                assert await next_event(events) == Changed.to("n2", claim("n2", 3))
+                await bucket.put("n2", claim("n2", 4))
+                assert await next_event(events) == Changed.to("n2", claim("n2", 4))
     finally:
         server.kill()

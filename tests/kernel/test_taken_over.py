@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from fairlead.address import Address
-from services.datapath.kernel import links
+from services.datapath.kernel import devices, links
 from services.datapath.operations import KernelError
 from tests.kernel.rig import Rig, pod_address, run
 
@@ -46,6 +47,24 @@ def test_a_plug_that_was_cut_short_leaves_nothing_that_is_trusted(
     rig.kernel.plug(rig.link(1))
     assert intact(rig)
     assert rig.ping("1", pod_address(2, 4))
+
+
+def test_the_node_hears_nothing_of_a_new_endpoint_before_its_filter_is_there(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach, up = rig.kernel._attach, []
+
+    def look_first(ifindex: int, *more: Any) -> None:
+        near = devices.find_device(rig.kernel._wire, links.host_interface(1))
+        up.append(near is not None and near.is_up)
+        attach(ifindex, *more)
+
+    rig.kernel.unplug(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.kernel, "_attach", look_first)
+        rig.plugged[1] = rig.kernel.plug(rig.link(1))
+    assert up == [False]
+    assert intact(rig)
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,11 @@ def plug(wire: Netlink, link: Link, default_mtu_bytes: int, attach: Attach) -> P
     # a far end without namespace is wherever it is by now: a pair lives and dies whole
     make = _plug_into if link.netns else _leave_here
     pair = make(wire, link, near, mtu_bytes)
-    shape = [] if pair.is_new else [links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes)]
-    # the mark may come before what follows it here: whoever trusts it looks at shape, state and filter too
-    wire.send([*shape, *links.set_up(name), links.set_mark(name, mark)])
+    if not pair.is_new:
+        wire.send([links.set_shape(name, abi.GATEWAY_MAC, mtu_bytes)])
+    # before the near end is up: the far end is already, and would speak to the node past all policy
     attach(pair.near_ifindex, links.INGRESS, "from_pod")
+    wire.send([*links.set_up(name), links.set_mark(name, mark)])
     return _plugged(link, pair.near_ifindex)
 
 
