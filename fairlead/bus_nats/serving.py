@@ -10,12 +10,11 @@ from collections.abc import Coroutine, Sequence
 
 import nats.errors
 import nats.js.errors
-import nats.micro
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, StreamConfig
 from nats.micro.request import Request
-from nats.micro.service import Service
+from nats.micro.service import Service, ServiceConfig
 
 from fairlead import __version__, codec, telemetry
 from fairlead.bus import Route, check_speaker
@@ -48,14 +47,14 @@ class Server:
 
     async def start(self, routes: Sequence[Route]) -> None:
         """Subscribe to all routes; the server may come and go afterwards."""
+        for route in routes:
+            if route.topic.delivery is Delivery.EVENT:
+                self._spawn(self._consume(route))
         asked = [route for route in routes if route.topic.delivery is not Delivery.EVENT]
         if asked and self._shared:
             await self._start_micro(asked)
         elif asked:
             await self._start_plain(asked)
-        for route in routes:
-            if route.topic.delivery is Delivery.EVENT:
-                self._spawn(self._consume(route))
 
     async def stop(self) -> None:
         """Let requests in hand finish, for two seconds; then drop them."""
@@ -65,9 +64,11 @@ class Server:
         await stop(*self._tasks)
 
     async def _start_micro(self, routes: Sequence[Route]) -> None:
-        client = await self._bus.joined()
-        self._micro = await nats.micro.add_service(
-            client, name=f"fairlead-{self._service}", version=__version__, description=f"Fairlead {self._service}"
+        self._micro = Service(
+            await self._bus.joined(),
+            ServiceConfig(
+                name=f"fairlead-{self._service}", version=__version__, description=f"Fairlead {self._service}"
+            ),
         )
         for route in routes:
 
@@ -78,6 +79,9 @@ class Server:
             await self._micro.add_endpoint(
                 name=name, subject=route.topic.on(route.node), queue_group=self._service, handler=answer
             )
+        # the endpoints come first: this waits for the server, ten seconds long when it dies just then
+        with contextlib.suppress(*ABSENT):
+            await self._micro.start()
 
     async def _start_plain(self, routes: Sequence[Route]) -> None:
         client = await self._bus.joined()

@@ -33,7 +33,7 @@ async def served(asker: Bus) -> None:
     async with asyncio.timeout(10):
         while True:
             try:
-                await asker.request(ALLOCATE, AllocateAddress(owner="first"), node=N1)
+                await asker.request(ALLOCATE, AllocateAddress(owner="first"), node=N1, timeout_s=1.0)
             except Unavailable:
                 await asyncio.sleep(0.02)
             else:
@@ -164,5 +164,24 @@ async def test_what_begins_to_serve_while_the_server_is_away_is_heard_when_it_is
             await serving
             reply = await second.request(ALLOCATE, AllocateAddress(owner="web"), node=N1)
             assert reply.addresses == (Address("10.0.1.2"),)
+    finally:
+        server.kill()
+
+
+@pytest.mark.connected
+async def test_what_begins_to_serve_while_the_server_dies_is_heard_as_soon_as_it_is_back(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path).start()
+    try:
+        async with connect(server.url, name="a") as first, connect(server.url, name="b") as second:
+            for bus in (first, second):
+                await until_joined(bus)
+            server.freeze()  # what is asked of it from now on is never answered
+            serving = asyncio.create_task(first.serve("ipam", [route(ALLOCATE, allocate, N1)]))
+            await asyncio.sleep(0.2)
+            server.kill()
+            server.start()
+            async with asyncio.timeout(5):  # the client itself would wait ten seconds for the lost answer
+                await served(second)
+            serving.cancel()
     finally:
         server.kill()

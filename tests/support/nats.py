@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +54,11 @@ class NatsServer:
                 time.sleep(0.02)
             else:
                 return self
+
+    def freeze(self) -> None:
+        """Let it hear and say nothing any more, as a machine that hangs; only `kill` ends that."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """SIGKILL; the data stays."""
