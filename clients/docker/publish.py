@@ -1,7 +1,8 @@
 """Published ports: rules for what comes from elsewhere, and a relay for what begins on this node itself.
 
 The relay's listening socket is also what reserves the port, so that a port that is taken is an error of `docker run`. It serves
-nobody but this node: if the rules are away, others find the port closed instead of a way around the container's policy.
+nobody but this node, and the container itself: if the rules are away, others find the port closed instead of a way around the
+container's policy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 from collections.abc import Callable
 
 from clients.docker.datagrams import DatagramRelay
-from clients.docker.ruleset import host_address, ruleset
+from clients.docker.ruleset import PODS, host_address, ruleset
 from clients.docker.state import Endpoint, Port, State
 from fairlead.address import Family
 from fairlead.errors import Conflict, FairleadError
@@ -25,8 +26,8 @@ _COMMAND_S = 5.0
 _CONNECT_S = 5.0
 _BLOCK_BYTES = 64 * 1024
 _FORWARD = (
-    ("-o", "fairlead_host", "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"),
-    ("-i", "fairlead_host", "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"),
+    ("-o", PODS, "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"),
+    ("-i", PODS, "-m", "conntrack", "--ctstate", "DNAT", "-j", "ACCEPT"),
 )
 """The engine has netfilter drop what it did not allow itself; policy is the datapath's affair."""
 
@@ -157,10 +158,10 @@ async def _listen(port: Port, family: Family, address: str, endpoint: Endpoint) 
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, port: int) -> None:
-    """Carry one connection that began on this node to the container and back."""
+    """Carry one connection that began on this node, or in the container itself, to the container and back."""
     far: asyncio.StreamWriter | None = None
     with contextlib.suppress(OSError, TimeoutError):
-        if writer.get_extra_info("peername")[0] == writer.get_extra_info("sockname")[0]:
+        if writer.get_extra_info("peername")[0] in {writer.get_extra_info("sockname")[0], target}:
             async with asyncio.timeout(_CONNECT_S):
                 answers, far = await asyncio.open_connection(target, port)
             await asyncio.gather(_carry(reader, far), _carry(answers, writer))

@@ -1,17 +1,20 @@
 """The netfilter rules that make ports of the host lead to containers, as text for `nft -f`: pure.
 
 The destination alone is changed, so that the container's ingress policy sees the client's own address. Connections that begin on this
-node itself never meet these rules; the relay takes them (see publish.py).
+node itself never meet these rules; the relay takes them (see publish.py), and those of a container to itself, whose stack would refuse
+what comes from its own address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from clients.docker.state import Endpoint, Port
 from fairlead.address import Address, Family
 
 TABLE = "fairlead_docker"
+PODS = "fairlead_host"
+"""The device by which the stack gets what pods send: an address that comes in there is no forgery."""
 _FAMILY = {Family.IPV4: ("ipv4", "ip"), Family.IPV6: ("ipv6", "ip6")}
 
 
@@ -22,21 +25,24 @@ def ruleset(endpoints: Iterable[Endpoint]) -> str:
         for endpoint in sorted(endpoints, key=lambda one: one.id)
         for port in endpoint.ports
         for address in endpoint.addresses
-        if (rule := _rule(port, address))
+        for rule in _rules(port, address)
     ]
     body = "\n".join(["    type nat hook prerouting priority -101; policy accept;", *lines])
     return f"table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n  chain published {{\n{body}\n  }}\n}}\n"
 
 
-def _rule(port: Port, address: Address) -> str:
-    """Return the rule for one port and address of a container; empty where the port is published in the other family alone."""
+def _rules(port: Port, address: Address) -> Iterator[str]:
+    """Yield the rules for one port and address of a container; none where the port is published in the other family alone."""
     name, key = _FAMILY[address.family]
     host = host_address(port)
     if host is not None and host.family is not address.family:
-        return ""
+        return
     target = f"[{address}]" if address.family is Family.IPV6 else str(address)
     at = f"{key} daddr {host} " if host is not None else ""
-    return f"meta nfproto {name} fib daddr type local {at}{port.protocol} dport {port.host_port} dnat {key} to {target}:{port.port}"
+    here = f"fib daddr type local {at}{port.protocol} dport {port.host_port}"
+    if port.protocol == "tcp":  # of a datagram the relay would not know that it is no forgery
+        yield f'iifname "{PODS}" {key} saddr {address} {here} accept'
+    yield f"meta nfproto {name} {here} dnat {key} to {target}:{port.port}"
 
 
 def host_address(port: Port) -> Address | None:

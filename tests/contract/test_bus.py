@@ -182,6 +182,8 @@ async def test_what_begins_to_serve_while_the_server_dies_is_heard_as_soon_as_it
             server.start()
             async with asyncio.timeout(5):  # the client itself would wait ten seconds for the lost answer
                 await served(second)
+            reply = await second.request(ALLOCATE, AllocateAddress(owner="web"), node=N1)
+            assert reply.addresses == (Address("10.0.1.2"),)
             serving.cancel()
     finally:
         server.kill()

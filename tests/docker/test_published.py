@@ -83,6 +83,7 @@ def test_a_web_server_is_reached_from_everywhere_and_policed_everywhere(host: Ho
     host.apply(ONLY_CLIENTS)
     found = {place: get(host, place, address[family]) for place, address in PLACES.items()}
     assert found == {"w": "", "n": "web", "client": "web", "other": ""}, "the host reaches its own workloads"
+    assert get(host, "web", NODE[family]) == "web", "a container reaches itself by the host's address too"
 
 
 @families
