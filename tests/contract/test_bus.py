@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from fairlead.address import Address, Prefix
 from fairlead.bus import ANY_NODE, Bus, route
-from fairlead.bus_nats import connect
+from fairlead.bus_nats import NatsBus, connect
 from fairlead.clock import SYSTEM
 from fairlead.errors import Conflict, Denied, InvalidInput, Unavailable
 from fairlead.schema.base import NodeName
@@ -20,6 +21,7 @@ from tests.support.buses import until_joined
 from tests.support.nats import NatsServer
 
 N1, N2 = NodeName("n1"), NodeName("n2")
+OneServer = tuple[NatsServer, NatsBus, NatsBus]
 
 
 async def allocate(ask: AllocateAddress) -> AddressAllocated:
@@ -147,43 +149,44 @@ async def test_followers_hear_all_nodes(pair: tuple[Bus, Bus]) -> None:
     assert (await seen.get()) == flow
 
 
-@pytest.mark.connected
-async def test_what_begins_to_serve_while_the_server_is_away_is_heard_when_it_is_back(tmp_path: Path) -> None:
+@pytest.fixture
+async def one_server(tmp_path: Path) -> AsyncIterator[OneServer]:
+    """A server that the test may end, and two participants that have joined there."""
     server = NatsServer(tmp_path).start()
     try:
         async with connect(server.url, name="a") as first, connect(server.url, name="b") as second:
             for bus in (first, second):
                 await until_joined(bus)
-            server.kill()
-            async with asyncio.timeout(5):
-                while first.connected:
-                    await asyncio.sleep(0.02)
-            serving = asyncio.create_task(first.serve("ipam", [route(ALLOCATE, allocate, N1)]))
-            server.start()
-            await served(second)
-            await serving
-            reply = await second.request(ALLOCATE, AllocateAddress(owner="web"), node=N1)
-            assert reply.addresses == (Address("10.0.1.2"),)
+            yield server, first, second
     finally:
         server.kill()
 
 
 @pytest.mark.connected
-async def test_what_begins_to_serve_while_the_server_dies_is_heard_as_soon_as_it_is_back(tmp_path: Path) -> None:
-    server = NatsServer(tmp_path).start()
-    try:
-        async with connect(server.url, name="a") as first, connect(server.url, name="b") as second:
-            for bus in (first, second):
-                await until_joined(bus)
-            server.freeze()  # what is asked of it from now on is never answered
-            serving = asyncio.create_task(first.serve("ipam", [route(ALLOCATE, allocate, N1)]))
-            await asyncio.sleep(0.2)
-            server.kill()
-            server.start()
-            async with asyncio.timeout(5):  # the client itself would wait ten seconds for the lost answer
-                await served(second)
-            reply = await second.request(ALLOCATE, AllocateAddress(owner="web"), node=N1)
-            assert reply.addresses == (Address("10.0.1.2"),)
-            serving.cancel()
-    finally:
-        server.kill()
+async def test_what_begins_to_serve_while_the_server_is_away_is_heard_when_it_is_back(one_server: OneServer) -> None:
+    server, first, second = one_server
+    server.kill()
+    async with asyncio.timeout(5):
+        while first.connected:
+            await asyncio.sleep(0.02)
+    serving = asyncio.create_task(first.serve("ipam", [route(ALLOCATE, allocate, N1)]))
+    server.start()
+    await served(second)
+    await serving
+    reply = await second.request(ALLOCATE, AllocateAddress(owner="web"), node=N1)
+    assert reply.addresses == (Address("10.0.1.2"),)
+
+
+@pytest.mark.connected
+async def test_what_begins_to_serve_while_the_server_dies_is_heard_as_soon_as_it_is_back(one_server: OneServer) -> None:
+    server, first, second = one_server
+    server.freeze()  # what is asked of it from now on is never answered
+    serving = asyncio.create_task(first.serve("ipam", [route(ALLOCATE, allocate, N1)]))
+    await asyncio.sleep(0.2)
+    server.kill()
+    server.start()
+    async with asyncio.timeout(5):  # the client itself would wait ten seconds for the lost answer
+        await served(second)
+    reply = await second.request(ALLOCATE, AllocateAddress(owner="web"), node=N1)
+    assert reply.addresses == (Address("10.0.1.2"),)
+    serving.cancel()
