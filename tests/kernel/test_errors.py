@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -26,15 +27,36 @@ _HIGH_PORT = 33434
 NODAD = {4: (), 6: ("nodad",)}
 
 
-@pytest.fixture
-def narrow(rig: Rig) -> Iterator[Rig]:
-    """The way off the node takes less than the pods' devices do."""
+@contextlib.contextmanager
+def narrow_route(_: Rig) -> Iterator[None]:
+    """The route takes less than its device."""
+    if tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (5, 13):
+        pytest.skip(f"kernel {os.uname().release} does not tell a way's own MTU (5.13): the uplinks' counts")
     for family in (4, 6):
         run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family], "mtu", "lock", str(_MTU))
-        run("ip", "-n", f"{rig.name}w", f"-{family}", "addr", "replace", behind(family), "dev", "lo", *NODAD[family])
-    yield rig
+    yield
     for family in (4, 6):
         run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family])
+
+
+@contextlib.contextmanager
+def narrow_uplink(rig: Rig) -> Iterator[None]:
+    """The device takes less than those of pods that were there before."""
+    run("ip", "link", "set", "up0", "mtu", str(_MTU))
+    rig.kernel.start()
+    yield
+    run("ip", "link", "set", "up0", "mtu", "1500")
+    rig.kernel.start()
+
+
+@pytest.fixture(params=[narrow_route, narrow_uplink])
+def narrow(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """The way off the node takes less than the pods' devices do."""
+    for family in (4, 6):
+        run("ip", "-n", f"{rig.name}w", f"-{family}", "addr", "replace", behind(family), "dev", "lo", *NODAD[family])
+    with request.param(rig):
+        yield rig
+    for family in (4, 6):
         for which in ("1", "2"):
             run("ip", "-n", rig.name + which, f"-{family}", "route", "flush", "cache")
         run("ip", "-n", f"{rig.name}w", f"-{family}", "addr", "del", behind(family), "dev", "lo")

@@ -41,9 +41,9 @@ def instructions_with_maps(code: bytes, named: dict[str, str], fd_by_name: dict[
     return bytes(filled)
 
 
-def digest(source: str) -> str:
-    """Name a source text."""
-    return hashlib.sha256(source.encode()).hexdigest()
+def digest(source: str | bytes) -> str:
+    """Name a source text; the compiler takes both forms."""
+    return hashlib.sha256(source.encode() if isinstance(source, str) else source).hexdigest()
 
 
 def record(file: Path) -> None:

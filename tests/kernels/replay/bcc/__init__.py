@@ -32,7 +32,7 @@ class BPF:
 
     SCHED_CLS = 3
 
-    def __init__(self, text: str, cflags: list[str]) -> None:
+    def __init__(self, text: str | bytes, cflags: list[str]) -> None:
         others = [flag for flag in cflags if flag.startswith("-DFORMER_") or "_BESIDE=" in flag]
         if others or digest(text) != RECORDED["source"]:
             raise RuntimeError("these are not the programs that were compiled for this run")
