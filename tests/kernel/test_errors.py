@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.datapath.kernel import links, netlink
+from fairlead.address import Prefix
+from services.datapath.kernel import devices, door, links, netlink, routes
 from services.datapath.kernel.testrun import REDIRECT
 from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
@@ -30,8 +31,8 @@ NODAD = {4: (), 6: ("nodad",)}
 @contextlib.contextmanager
 def narrow_route(_: Rig) -> Iterator[None]:
     """The route takes less than its device."""
-    if tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (5, 13):
-        pytest.skip(f"kernel {os.uname().release} does not tell a way's own MTU (5.13): the uplinks' counts")
+    if tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (5, 12):
+        pytest.skip(f"kernel {os.uname().release} does not tell a way's own MTU (5.12): the uplinks' counts")
     for family in (4, 6):
         run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family], "mtu", "lock", str(_MTU))
     yield
@@ -217,3 +218,17 @@ def test_ipv6_is_forwarded_by_our_own_device_alone(rig: Rig) -> None:
             f"kernel {os.uname().release} has no force_forwarding (6.17): IPv6 errors need net.ipv6.conf.all.forwarding"
         )
     assert done.stdout.split() == ["1", "0"]
+
+
+def test_the_stack_speaks_to_pods_in_their_size_where_its_device_takes_any(rig: Rig) -> None:
+    """As on kernels that hand a device nothing larger than its MTU: what is too large would never be refused."""
+    with contextlib.closing(netlink.Netlink()) as wire:
+        made = door.ensure(wire, _MTU, features=())
+        device = devices.find_device(wire, links.HOST_DEVICE)
+        assert device is not None
+        assert (device.mtu_bytes, made) == (65_535, door.Door(device.ifindex, _MTU))
+        routes.set_routes(wire, (Prefix("10.7.0.0/24"), Prefix("fd07::/64")), made)
+        for far in ("10.7.0.77", "fd07::77"):
+            assert f"mtu {_MTU} " in run("ip", "route", "get", far)
+    rig.kernel.start()
+    rig.kernel.set_prefixes(())

@@ -13,6 +13,7 @@ import pytest
 
 from fairlead.address import Address, Prefix
 from services.datapath.kernel import devices, links, netlink, routes
+from services.datapath.kernel.door import Door
 from services.datapath.kernel.netlink import Netlink
 from services.datapath.operations import KernelError, Link
 from tests.kernel.rig import run, why_not
@@ -87,32 +88,32 @@ def test_the_first_refusal_is_named_and_the_rest_still_runs(wire: Netlink, space
     assert device is not None
     run("ip", "-n", spaces[0], "link", "set", "near0", "up")
     wanted = [Prefix(f"10.{number}.0.0/16") for number in range(200)]
-    requests = [routes._add_route(prefix, device.ifindex) for prefix in wanted]
-    requests[70] = routes._add_route(Prefix("10.70.0.0/16"), 4_000)
-    requests[150] = routes._add_route(Prefix("10.150.0.0/16"), 4_000)
+    requests = [routes._add_route(prefix, Door(device.ifindex)) for prefix in wanted]
+    requests[70] = routes._add_route(Prefix("10.70.0.0/16"), Door(4_000))
+    requests[150] = routes._add_route(Prefix("10.150.0.0/16"), Door(4_000))
     with pytest.raises(KernelError, match=r"add route to 10\.70\.0\.0/16: No such device"):
         wire.send(requests)
-    assert routes.routes(wire) == set(wanted) - {wanted[70], wanted[150]}
+    assert routes.routes(wire).keys() == set(wanted) - {wanted[70], wanted[150]}
 
 
 def test_routes_of_others_are_neither_read_nor_removed(wire: Netlink, spaces: tuple[str, str]) -> None:
     make_pair(wire, spaces[1])
     device = devices.find_device(wire, "near0")
     assert device is not None
-    assert routes.routes(wire) == set()  # the table is not even there
+    assert routes.routes(wire) == {}  # the table is not even there
     run("ip", "-n", spaces[0], "link", "set", "near0", "up")
     for table in ("main", "2046", "2047"):
         run("ip", "-n", spaces[0], "route", "add", "10.99.0.0/16", "dev", "near0", "table", table)
         run("ip", "-n", spaces[0], "route", "add", "fd99::/64", "dev", "near0", "table", table)
     everywhere = {Prefix("0.0.0.0/0"), Prefix("::/0")}
     wanted = everywhere | {Prefix("10.7.0.0/24"), Prefix("fd07::/64")}
-    routes.set_routes(wire, wanted, device.ifindex)
-    routes.set_routes(wire, wanted, device.ifindex)
-    assert routes.routes(wire) == wanted
-    routes.set_routes(wire, everywhere, device.ifindex)
-    assert routes.routes(wire) == everywhere
+    routes.set_routes(wire, wanted, Door(device.ifindex))
+    routes.set_routes(wire, wanted, Door(device.ifindex, 1400))
+    assert routes.routes(wire) == dict.fromkeys(wanted, 1400), "one MTU takes the place of another"
+    routes.set_routes(wire, everywhere, Door(device.ifindex))
+    assert routes.routes(wire) == dict.fromkeys(everywhere, 0)
     routes.remove_all(wire)
-    assert routes.routes(wire) == set()
+    assert routes.routes(wire) == {}
     for family in ("-4", "-6"):
         left = [route for route in shown(spaces[0], family, "route", "show", "table", "all") if "99" in route["dst"]]
         assert sorted(str(route.get("table", "main")) for route in left) == ["2046", "2047", "main"]

@@ -219,7 +219,7 @@ class LinuxBench:
         tunnel: Tunnel | None = None,
         turned: bool = False,
     ) -> tuple[Action, int]:
-        host = self._linux._host_ifindex if turned else 0
+        host = self._linux._door.ifindex if turned else 0
         met = Met(Origin.POD if endpoint else door, endpoint or host, came_by or host, tunnel=tunnel)
         return cast("tuple[Action, int]", self._run(self._meet, frame, met))
 

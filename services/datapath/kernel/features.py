@@ -25,6 +25,9 @@ _HELPERS = {
     "skb_get_tunnel_key": (20, "tunnels from other nodes"),
 }
 """Number of each helper function, and what is done with it. All are in 5.10."""
+ANY_SIZE = "helper check_mtu"
+"""What came with it counts (5.12): ways tell their MTU, and a packet is redirected to a stack whatever its size."""
+_CHECK_MTU = 163
 _REFUSED = ("unknown func", "invalid func", "cannot use helper")
 _TCX_INGRESS = 46
 _LOOPBACK = 1
@@ -48,6 +51,12 @@ def probe(wire: Netlink) -> tuple[Feature, ...]:
         _batch("hash", _HASH, 0),
         _batch("trie", _TRIE, syscalls.NO_PREALLOC),
         *devices,
+        Feature(
+            ANY_SIZE,
+            _helper(_CHECK_MTU),
+            "refusing what is larger than its way",
+            "the uplinks' MTU, not a way's own; fairlead_host of any size",
+        ),
         Feature(
             "force_forwarding",
             _FORCE_FORWARDING.exists(),

@@ -1,4 +1,4 @@
-"""Devices and filters: veth pairs of endpoints, the door of the node's own stack, and the programs on them."""
+"""Devices and filters: veth pairs of endpoints, and the programs on devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyroute2.netlink import nlmsg, rtnl
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD, IFA_F_NOPREFIXROUTE, ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_NOARP, IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT, ndmsg
 from pyroute2.netlink.rtnl.rtmsg import RTNH_F_ONLINK, rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
@@ -27,7 +27,6 @@ from services.datapath.kernel.netlink import Message, Netlink, body, nested
 from services.datapath.operations import KernelError, Link
 
 HOST_DEVICE, HOST_PEER = "fairlead_host", "fairlead_net"
-_HOST_PEER_MAC = bytes.fromhex("02666c000002")
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _PRIORITY = 1
 _PLUMBING = 1
@@ -248,24 +247,6 @@ def write_sysctl(path: Path, value: str) -> None:
             path.write_text(value)
     except OSError as error:
         raise KernelError(f"cannot write {value} to {path}: {error.strerror}") from error
-
-
-def host_door(wire: Netlink, mtu_bytes: int) -> Device:
-    """Make the device by which the node's own stack and its pods reach each other be there, and return it."""
-    if find_device(wire, HOST_DEVICE) is None:
-        peer = veth_peer(HOST_PEER, _HOST_PEER_MAC, mtu_bytes, None)
-        wire.send([add_veth(HOST_DEVICE, abi.GATEWAY_MAC, mtu_bytes, peer)])
-    # its MAC is the gateway's, so that what pods send to the gateway is for the stack
-    shape = [set_shape(HOST_PEER, _HOST_PEER_MAC, mtu_bytes), set_shape(HOST_DEVICE, abi.GATEWAY_MAC, mtu_bytes)]
-    wire.send([*shape, *set_up(HOST_PEER, IFF_NOARP), *set_up(HOST_DEVICE, IFF_NOARP)])
-    for setting in ("ipv4", "forwarding"), ("ipv6", "forwarding"), ("ipv6", "force_forwarding"):
-        path = Path(f"/proc/sys/net/{setting[0]}/conf/{HOST_DEVICE}/{setting[1]}")
-        if path.exists():
-            write_sysctl(path, "1")
-    device = find_device(wire, HOST_DEVICE)
-    if device is None:
-        raise KernelError(f"{HOST_DEVICE} vanished while it was being made: is somebody else managing it?")
-    return device
 
 
 def check_names(uplinks: Sequence[str]) -> None:

@@ -11,16 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fairlead.address import Address, Prefix
-from services.datapath.kernel import (
-    abi,
-    features,
-    links,
-    masquerade,
-    overlay,
-    pins,
-    plumbing,
-    routes,
-)
+from services.datapath.kernel import abi, door, features, links, masquerade, overlay, pins, plumbing, routes
 from services.datapath.kernel.addressing import LinuxAddresses
 from services.datapath.kernel.events import EventReader
 from services.datapath.kernel.firewall import Firewall, FirewallCalls
@@ -68,7 +59,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         self._netlink: Netlink | None = None
         self._reader: EventReader | None = None
         self._sweeper: Sweeper | None = None
-        self._host_ifindex = 0
+        self._door = door.Door()
         self._mtu_bytes = 0
         self._features: tuple[Feature, ...] = ()
 
@@ -117,11 +108,11 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         if self._overlay is not None:
             self._mtu_bytes -= self._overlay.overhead_bytes
         tunnel_ifindex = overlay.ensure(self._wire, self._overlay, self._mtu_bytes)
-        self._host_ifindex = links.host_door(self._wire, self._mtu_bytes).ifindex
+        self._door = door.ensure(self._wire, self._mtu_bytes, self._features)
         tuning, second = self._tuning, jiffies_per_second()
         self._tables.set_settings(
             abi.Settings(
-                host_ifindex=self._host_ifindex,
+                host_ifindex=self._door.ifindex,
                 second=second,
                 syn_timeout=second * tuning.syn_timeout_s,
                 established_timeout=second * tuning.established_timeout_s,
@@ -213,7 +204,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
 
     def set_prefixes(self, prefixes: Iterable[Prefix]) -> None:
         """Make the node's own stack reach these prefixes, and no others, through its pods' programs."""
-        routes.set_routes(self._wire, prefixes, self._host_ifindex)
+        routes.set_routes(self._wire, prefixes, self._door)
 
     # masquerade
 
@@ -266,8 +257,9 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
 
     def tunnels(self) -> dict[Prefix, Address]:
         """Return prefix to the node that has it, where the stack's route stands too; a route alone leads to `::`, which is no node's."""
-        rows, routed = self._tables.tunnels(), routes.routes(self._wire, routes.TUNNELS)
-        stray = dict.fromkeys(routed - rows.keys(), Address("::"))
+        rows, mtus = self._tables.tunnels(), routes.routes(self._wire, routes.TUNNELS)
+        routed = {prefix for prefix, mtu_bytes in mtus.items() if mtu_bytes == self._door.route_mtu_bytes}
+        stray = dict.fromkeys(mtus.keys() - rows.keys(), Address("::"))
         return {prefix: node for prefix, node in rows.items() if prefix.is_host or prefix in routed} | stray
 
     def apply_tunnels(self, puts: Mapping[Prefix, Address], deletes: Iterable[Prefix]) -> None:
@@ -277,7 +269,7 @@ class LinuxKernel(LinuxAddresses, FirewallCalls):
         # a node's own addresses have no route here: what carries the tunnels must find its way outside them
         ways = {prefix: speak(int(prefix.family)) for prefix in puts if not prefix.is_host}
         self._tables.apply_tunnels(puts, gone)
-        routes.change_tunnels(self._wire, ways, gone, self._host_ifindex)
+        routes.change_tunnels(self._wire, ways, gone, self._door)
 
     def events(self, timeout_s: float) -> list[Event]:
         """Wait up to `timeout_s` for reports, and return those that came."""

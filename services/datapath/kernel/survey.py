@@ -224,7 +224,7 @@ def _gateway(wire: Netlink, index: int, family: int) -> Iterator[tuple[str, str]
 
 
 def _routes(wire: Netlink, prefixes: Collection[Prefix]) -> Iterator[Difference]:
-    have = routes.routes(wire)
+    have = routes.routes(wire).keys()
     for prefix in sorted(set(prefixes) - have):
         yield Difference(f"route {prefix}", "route missing", f"table {routes.TABLE}")
     for prefix in sorted(have - set(prefixes)):

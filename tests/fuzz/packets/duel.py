@@ -78,7 +78,7 @@ class Duel:
         third = EndpointEntry(3, uplink, 1003, b"\x02\0\0\1\0\3", b"\x02\0\0\2\0\3", _addresses(3), held=False)
         self._both = Both(rig.kernel, self._machine, entries | {3: third})
         pods = {endpoint: entry.ifindex for endpoint, entry in (entries | {3: third}).items()}
-        self._doors = Doors(pods, uplink, rig.kernel._host_ifindex, socket.if_nametoindex("fairlead_vxlan"))
+        self._doors = Doors(pods, uplink, rig.kernel._door.ifindex, socket.if_nametoindex("fairlead_vxlan"))
         self._programs = {origin: rig.program(name) for origin, name in PROGRAMS.items()}
         self._plain = {origin: program.volley() for origin, program in self._programs.items()}
         self._tunnelled = Tunnelled(rig.pins)

@@ -9,7 +9,7 @@
 #define FIB_SUCCESS  0
 #define FIB_TOO_BIG  8
 #define FIB_NO_NEIGH 7
-/* A length that every way has room for. The answer replaces it by the MTU, from 5.13 on and if the neighbour is known.
+/* A length that every way has room for. The answer replaces it by the MTU, from 5.12 on and if the neighbour is known.
  */
 #define ASK_MTU	    1
 #define MTU_UNKNOWN 0xffff
