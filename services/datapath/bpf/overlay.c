@@ -6,6 +6,8 @@
 #include "lib/parse.h"
 #include "lib/handle.h"
 
+#define PACKET_HOST 0 /* <linux/if_packet.h> */
+
 /*
  * What is not for a pod is for this node itself, or for nobody. The stack believes what it is given here to come from
  * whom it says: no other node speaks for a pod of ours.
@@ -27,6 +29,16 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, stru
 	return to_stack(config);
 }
 
+/*
+ * The frame is for the MAC of the sender's gateway, not for this device's, and a pod's stack ignores what is for
+ * another's. Kernels that forget this on the way to a peer are few (6.15, and some of the stable ones).
+ */
+static __always_inline void call_ours(struct __sk_buff *skb)
+{
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+}
+
 int from_overlay(struct __sk_buff *skb)
 {
 	struct packet p = {};
@@ -36,6 +48,7 @@ int from_overlay(struct __sk_buff *skb)
 	if (skb->vlan_present)
 		return drop_quietly(skb, DROP_VLAN, INGRESS);
 	make_linear(skb, headers_length(skb));
+	call_ours(skb);
 	if (skb->protocol == BE16(ETH_P_IP))
 		v.reason = parse_ipv4(skb, &p);
 	else if (skb->protocol == BE16(ETH_P_IPV6))
