@@ -23,31 +23,40 @@ from tests.kernel.sending import families
 
 pytestmark = pytest.mark.kernel
 
-_MTU = 1400
+MTU = 1400
 _HIGH_PORT = 33434
 NODAD = {4: (), 6: ("nodad",)}
 
 
+def forget_sizes(rig: Rig) -> None:
+    """Have the pods remember nothing of what they were told."""
+    for family in (4, 6):
+        for which in ("1", "2"):
+            run("ip", "-n", rig.name + which, f"-{family}", "route", "flush", "cache")
+
+
 @contextlib.contextmanager
-def narrow_route(_: Rig) -> Iterator[None]:
+def narrow_route(rig: Rig) -> Iterator[None]:
     """The route takes less than its device."""
     if tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (5, 12):
         pytest.skip(f"kernel {os.uname().release} does not tell a way's own MTU (5.12): the uplinks' counts")
     for family in (4, 6):
-        run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family], "mtu", "lock", str(_MTU))
+        run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family], "mtu", "lock", str(MTU))
     yield
     for family in (4, 6):
         run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family])
+    forget_sizes(rig)
 
 
 @contextlib.contextmanager
 def narrow_uplink(rig: Rig) -> Iterator[None]:
     """The device takes less than those of pods that were there before."""
-    run("ip", "link", "set", "up0", "mtu", str(_MTU))
+    run("ip", "link", "set", "up0", "mtu", str(MTU))
     rig.kernel.start()
     yield
     run("ip", "link", "set", "up0", "mtu", "1500")
     rig.kernel.start()
+    forget_sizes(rig)
 
 
 @pytest.fixture(params=[narrow_route, narrow_uplink])
@@ -58,8 +67,6 @@ def narrow(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Rig]:
     with request.param(rig):
         yield rig
     for family in (4, 6):
-        for which in ("1", "2"):
-            run("ip", "-n", rig.name + which, f"-{family}", "route", "flush", "cache")
         run("ip", "-n", f"{rig.name}w", f"-{family}", "addr", "del", behind(family), "dev", "lo")
 
 
@@ -139,7 +146,7 @@ def test_packet_larger_than_the_way_is_refused_with_the_size_that_fits(
             assert len(sink.recv(3000)) == size
         sending.send(b"x" * 1440)
         await_error(sending)
-        assert errors_of(sending, family) == (3 if family == 4 else 2, _MTU, NODE[family])
+        assert errors_of(sending, family) == (3 if family == 4 else 2, MTU, NODE[family])
         with pytest.raises(OSError, match="Message too long"):
             sending.send(b"x" * 1440)
     told = [event.reason for event in narrow.take_events() if event.kind is EventKind.DROP]
@@ -224,12 +231,12 @@ def test_ipv6_is_forwarded_by_our_own_device_alone(rig: Rig) -> None:
 def test_the_stack_speaks_to_pods_in_their_size_where_its_device_takes_any(rig: Rig) -> None:
     """As on kernels that hand a device nothing larger than its MTU: what is too large would never be refused."""
     with contextlib.closing(netlink.Netlink()) as wire:
-        made = door.ensure(wire, _MTU, features=())
+        made = door.ensure(wire, MTU, features=())
         device = devices.find_device(wire, links.HOST_DEVICE)
         assert device is not None
-        assert (device.mtu_bytes, made) == (65_535, door.Door(device.ifindex, _MTU))
+        assert (device.mtu_bytes, made) == (65_535, door.Door(device.ifindex, MTU))
         routes.set_routes(wire, (Prefix("10.7.0.0/24"), Prefix("fd07::/64")), made)
         for far in ("10.7.0.77", "fd07::77"):
-            assert f"mtu {_MTU} " in run("ip", "route", "get", far)
+            assert f"mtu {MTU} " in run("ip", "route", "get", far)
     rig.kernel.start()
     rig.kernel.set_prefixes(())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
@@ -12,7 +12,8 @@ from services.datapath.reports import DropReason as Drop
 from tests.kernel.outside import datagrams, drops
 from tests.kernel.rig import FAR, NODE, Rig, run
 from tests.kernel.sending import families
-from tests.kernel.test_errors import await_error, errors_of, talking
+from tests.kernel.test_errors import MTU as NARROW_MTU
+from tests.kernel.test_errors import await_error, errors_of, narrow_route, narrow_uplink, talking
 
 pytestmark = pytest.mark.kernel
 
@@ -89,18 +90,17 @@ def test_datagram_too_large_for_a_link_beyond_is_told_to_the_pod(beyond: Rig, fa
 
 
 @families
-def test_datagram_too_large_for_the_first_link_is_refused_in_the_pods_own_words(out: Rig, family: int) -> None:
+@pytest.mark.parametrize("narrowed", [narrow_route, narrow_uplink])
+def test_datagram_too_large_for_the_first_link_is_refused_in_the_pods_own_words(
+    out: Rig, family: int, narrowed: Callable[[Rig], AbstractContextManager[None]]
+) -> None:
     """The node's answer quotes the pod's packet, not what would have left."""
     target = "198.51.100.8" if family == 4 else "2001:db8:7::8"
-    run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family], "mtu", "lock", str(_MTU))
-    try:
-        with talking(out, "1", family) as sending:
-            level, option = (socket.IPPROTO_IP, 10) if family == 4 else (socket.IPPROTO_IPV6, 23)
-            sending.setsockopt(level, option, 2)
-            sending.connect((target, 7502))
-            sending.send(b"x" * 1400)
-            await_error(sending)
-            assert errors_of(sending, family) == (3 if family == 4 else 2, _MTU, NODE[family])
-        assert drops(out) == [Drop.TOO_BIG]
-    finally:
-        run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family])
+    with narrowed(out), talking(out, "1", family) as sending:
+        level, option = (socket.IPPROTO_IP, 10) if family == 4 else (socket.IPPROTO_IPV6, 23)
+        sending.setsockopt(level, option, 2)
+        sending.connect((target, 7502))
+        sending.send(b"x" * 1400)
+        await_error(sending)
+        assert errors_of(sending, family) == (3 if family == 4 else 2, NARROW_MTU, NODE[family])
+    assert drops(out) == [Drop.TOO_BIG]

@@ -26,9 +26,11 @@ def _rules(*ports: Port) -> list[str]:
     return [line.strip() for line in ruleset([_endpoint(*ports)]).splitlines() if "dport" in line]
 
 
-def test_a_port_leads_to_the_container_in_both_families() -> None:
+def test_a_port_leads_to_the_container_in_both_families_and_from_the_container_itself_to_the_relay() -> None:
     assert _rules(Port(protocol="tcp", host_port=8080, port=80)) == [
+        'iifname "fairlead_host" ip saddr 10.7.0.2 fib daddr type local tcp dport 8080 accept',
         "meta nfproto ipv4 fib daddr type local tcp dport 8080 dnat ip to 10.7.0.2:80",
+        'iifname "fairlead_host" ip6 saddr fd07::2 fib daddr type local tcp dport 8080 accept',
         "meta nfproto ipv6 fib daddr type local tcp dport 8080 dnat ip6 to [fd07::2]:80",
     ]
 
