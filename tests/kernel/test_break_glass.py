@@ -67,7 +67,7 @@ def command(rig: Rig, folder: Path, *arguments: str) -> subprocess.CompletedProc
     (folder / "datapath").mkdir(exist_ok=True)
     environment = {**os.environ, "FAIRLEAD_STATE_DIR": str(folder), "FAIRLEAD_NATS": "nats://127.0.0.1:1"}
     environment |= {"SUDO_USER": "alice", "SUDO_UID": "1000", "FAIRLEAD_PIN_DIRECTORY": str(rig.pins)}
-    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
 def book(folder: Path) -> list[Entry | None]:

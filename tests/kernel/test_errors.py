@@ -19,7 +19,7 @@ from services.datapath.reports import DropReason as Drop
 from services.datapath.reports import EventKind
 from tests.kernel.packets import checksum, frame, udp
 from tests.kernel.rig import FAR, NODE, Rig, pod_address, run
-from tests.kernel.sending import families
+from tests.kernel.sending import carried, families
 
 pytestmark = pytest.mark.kernel
 
@@ -177,13 +177,7 @@ def test_transfer_finds_the_size_that_fits(narrow: Rig, family: int) -> None:
     with narrow.listen("w", 7300, family) as listening, narrow.socket_in("1", family=family) as sending:
         sending.connect((target, 7300))
         receiving, _ = listening.accept()
-        for end in (sending, receiving):  # the stack tells one sender once a second, whichever test it was told in
-            end.settimeout(20)
-        sending.sendall(payload)
-        sending.shutdown(socket.SHUT_WR)
-        received = b""
-        while more := receiving.recv(1 << 16):
-            received += more
+        received = carried(sending, receiving, payload)
         receiving.close()
     assert received == payload
     assert Drop.TOO_BIG in [event.reason for event in narrow.take_events()]

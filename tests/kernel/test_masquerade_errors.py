@@ -11,7 +11,7 @@ import pytest
 from services.datapath.reports import DropReason as Drop
 from tests.kernel.outside import datagrams, drops
 from tests.kernel.rig import FAR, NODE, Rig, run
-from tests.kernel.sending import families
+from tests.kernel.sending import carried, families
 from tests.kernel.test_errors import MTU as NARROW_MTU
 from tests.kernel.test_errors import await_error, errors_of, narrow_route, narrow_uplink, talking
 
@@ -65,12 +65,7 @@ def test_transfer_finds_the_size_that_fits_beyond(beyond: Rig, family: int) -> N
         sending.connect((BEYOND[family], 7500))
         receiving, peer = listening.accept()
         assert peer[0] == NODE[family]
-        receiving.settimeout(5)
-        sending.sendall(payload)
-        sending.shutdown(socket.SHUT_WR)
-        received = b""
-        while more := receiving.recv(1 << 16):
-            received += more
+        received = carried(sending, receiving, payload)
         receiving.close()
     assert received == payload
     assert drops(beyond) == []
