@@ -47,14 +47,18 @@ class Server:
 
     async def start(self, routes: Sequence[Route]) -> None:
         """Subscribe to all routes; the server may come and go afterwards."""
-        for route in routes:
-            if route.topic.delivery is Delivery.EVENT:
-                self._spawn(self._consume(route))
         asked = [route for route in routes if route.topic.delivery is not Delivery.EVENT]
         if asked and self._shared:
             await self._start_micro(asked)
         elif asked:
             await self._start_plain(asked)
+        for route in routes:
+            if route.topic.delivery is Delivery.EVENT:
+                self._spawn(self._consume(route))
+        if self._micro:
+            # last, since it waits for the server: ten seconds long when that dies just then
+            with contextlib.suppress(*ABSENT):
+                await self._micro.start()
 
     async def stop(self) -> None:
         """Let requests in hand finish, for two seconds; then drop them."""
@@ -79,9 +83,6 @@ class Server:
             await self._micro.add_endpoint(
                 name=name, subject=route.topic.on(route.node), queue_group=self._service, handler=answer
             )
-        # the endpoints come first: this waits for the server, ten seconds long when it dies just then
-        with contextlib.suppress(*ABSENT):
-            await self._micro.start()
 
     async def _start_plain(self, routes: Sequence[Route]) -> None:
         client = await self._bus.joined()

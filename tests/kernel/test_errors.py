@@ -42,10 +42,12 @@ def narrow_route(rig: Rig) -> Iterator[None]:
         pytest.skip(f"kernel {os.uname().release} does not tell a way's own MTU (5.12): the uplinks' counts")
     for family in (4, 6):
         run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family], "mtu", "lock", str(MTU))
-    yield
-    for family in (4, 6):
-        run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family])
-    forget_sizes(rig)
+    try:
+        yield
+    finally:
+        for family in (4, 6):
+            run("ip", f"-{family}", "route", "replace", "default", "via", FAR[family])
+        forget_sizes(rig)
 
 
 @contextlib.contextmanager
@@ -53,10 +55,12 @@ def narrow_uplink(rig: Rig) -> Iterator[None]:
     """The device takes less than those of pods that were there before."""
     run("ip", "link", "set", "up0", "mtu", str(MTU))
     rig.kernel.start()
-    yield
-    run("ip", "link", "set", "up0", "mtu", "1500")
-    rig.kernel.start()
-    forget_sizes(rig)
+    try:
+        yield
+    finally:
+        run("ip", "link", "set", "up0", "mtu", "1500")
+        rig.kernel.start()
+        forget_sizes(rig)
 
 
 @pytest.fixture(params=[narrow_route, narrow_uplink])
@@ -224,13 +228,16 @@ def test_ipv6_is_forwarded_by_our_own_device_alone(rig: Rig) -> None:
 
 def test_the_stack_speaks_to_pods_in_their_size_where_its_device_takes_any(rig: Rig) -> None:
     """As on kernels that hand a device nothing larger than its MTU: what is too large would never be refused."""
-    with contextlib.closing(netlink.Netlink()) as wire:
-        made = door.ensure(wire, MTU, features=())
-        device = devices.find_device(wire, links.HOST_DEVICE)
-        assert device is not None
-        assert (device.mtu_bytes, made) == (65_535, door.Door(device.ifindex, MTU))
-        routes.set_routes(wire, (Prefix("10.7.0.0/24"), Prefix("fd07::/64")), made)
-        for far in ("10.7.0.77", "fd07::77"):
-            assert f"mtu {MTU} " in run("ip", "route", "get", far)
-    rig.kernel.start()
-    rig.kernel.set_prefixes(())
+    prefixes = Prefix("10.7.0.0/24"), Prefix("fd07::/64")
+    try:
+        with contextlib.closing(netlink.Netlink()) as wire:
+            made = door.ensure(wire, MTU, features=())
+            device = devices.find_device(wire, links.HOST_DEVICE)
+            assert device is not None
+            assert (device.mtu_bytes, made) == (65_535, door.Door(device.ifindex, MTU))
+            routes.set_routes(wire, prefixes, made)
+            for far in ("10.7.0.77", "fd07::77"):
+                assert f"mtu {MTU} " in run("ip", "route", "get", far)
+    finally:
+        rig.kernel.start()
+        rig.kernel.set_prefixes(prefixes)

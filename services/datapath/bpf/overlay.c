@@ -31,7 +31,7 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p, stru
 
 /*
  * The frame is for the MAC of the sender's gateway, not for this device's, and a pod's stack ignores what is for
- * another's. Kernels that forget this on the way to a peer are few (6.15, and some of the stable ones).
+ * another's. The kernel forgets this on the way to a peer from 6.15 on, and in some stable releases.
  */
 static __always_inline void call_ours(struct __sk_buff *skb)
 {

@@ -32,10 +32,10 @@ class Door:
 
 def ensure(wire: Netlink, mtu_bytes: int, features: Iterable[Feature]) -> Door:
     """Make the device be there, for packets of that size, and return it."""
-    # an older kernel hands the device nothing larger than its MTU, and what is too large for the way would never be refused
-    narrow = any(one.name == ANY_SIZE and one.present for one in features)
-    device = _device(wire, mtu_bytes if narrow else _ANY_SIZE_BYTES)
-    return Door(device.ifindex, 0 if narrow else mtu_bytes)
+    if any(one.name == ANY_SIZE and one.present for one in features):
+        return Door(_device(wire, mtu_bytes).ifindex)
+    # this kernel hands the device nothing larger than its MTU, and what is too large for the way would never be refused
+    return Door(_device(wire, _ANY_SIZE_BYTES).ifindex, mtu_bytes)
 
 
 def _device(wire: Netlink, mtu_bytes: int) -> Device:
